@@ -12,7 +12,8 @@ description:
   - >-
     If a pod does not run, the cause is one of V(slot), V(mutation), V(image), V(quota), V(capacity), V(permissions),
     V(settings), V(adaptor), V(port), V(agent), V(egress), V(pull), V(tunnel), V(program) or V(unknown), from the events
-    of the pod, the log of cloud-api-adaptor on its node, and the console of its VM.
+    of the pod, the log of cloud-api-adaptor on its node, and the console of its VM. If it runs and a test in it failed,
+    the cause is V(network).
   - Sends no requests.
 author:
   - The osc.peerpods authors (@osc-peerpods)

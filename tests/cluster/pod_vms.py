@@ -103,7 +103,7 @@ class Aws:
         from botocore.exceptions import ClientError
 
         ec2 = self._client(settings, secret)
-        worker = self._instance(ec2, node["spec"]["providerID"].rpartition("/")[2])
+        worker = self._instance(self._network(), node["spec"]["providerID"].rpartition("/")[2])
         # What peer-pods-cm does not have, CAA reads from the metadata of its node (imds.go).
         groups = [group for group in settings.get("AWS_SG_IDS", "").split(",") if group]
         groups = groups or [group["GroupId"] for group in worker["SecurityGroups"]]
@@ -143,7 +143,7 @@ class Aws:
         log("adaptor/cloud/aws", f"Deleting instance {vm_id}")
         try:
             self._client(settings, secret).terminate_instances(InstanceIds=[vm_id])
-        except ClientError as error:
+        except (ClientError, RejectedError) as error:
             log("adaptor/cloud/aws", f"failed to delete instance {vm_id}: {error} and the response is <nil>")
             return
         log("adaptor/cloud/aws", f"Deleted instance {vm_id}")
@@ -175,11 +175,11 @@ class Aws:
 
     def _permissions(self, instance: dict, direction: str) -> list[dict]:
         groups = [group["GroupId"] for group in instance["SecurityGroups"]]
-        described = self._client({}, {}).describe_security_groups(GroupIds=groups)["SecurityGroups"]
+        described = self._network().describe_security_groups(GroupIds=groups)["SecurityGroups"]
         return [permission for group in described for permission in group[direction]]
 
     def _ends(self, vm: Vm) -> tuple[dict, dict]:
-        ec2 = self._client({}, {})
+        ec2 = self._network()
         return self._instance(ec2, vm.node["spec"]["providerID"].rpartition("/")[2]), self._instance(ec2, vm.id)
 
     @staticmethod
@@ -187,28 +187,62 @@ class Aws:
         return ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
 
     def _client(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> Any:
-        """EC2 with the credentials of the Secret; without one, that of the network itself."""
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        """EC2 with the credentials of the Secret, as aws/ec2.go gets them: keys, or else those of a role by the token
+        of the service account. A node has no role that may create instances."""
         region = settings.get("AWS_REGION") or "eu-central-1"
-        key = (region, *(secret.get(name) for name in names))
-        with self._lock:
-            if key not in self._clients:
-                self._clients[key] = self._new_client(region, *(secret.get(name) for name in names))
-            return self._clients[key]
+        key_id, secret_key = secret.get("AWS_ACCESS_KEY_ID"), secret.get("AWS_SECRET_ACCESS_KEY")
+        if key_id and secret_key:
+            return self._client_of(region, key_id, secret_key, secret.get("AWS_SESSION_TOKEN"))
+        failed = (
+            "operation error EC2: RunInstances, get identity: get credentials: failed to refresh cached credentials"
+        )
+        role_arn = secret.get("AWS_ROLE_ARN")
+        if not (role_arn and secret.get("AWS_WEB_IDENTITY_TOKEN_FILE")):
+            raise RejectedError(f"{failed}, no EC2 IMDS role found, operation error ec2imds: GetMetadata")
+        if not self._has_role(role_arn.rpartition("/")[2]):
+            raise RejectedError(
+                f"{failed}, failed to retrieve credentials, operation error STS: AssumeRoleWithWebIdentity, https "
+                "response error StatusCode: 403, RequestID: 0, api error AccessDenied: Not authorized to perform "
+                "sts:AssumeRoleWithWebIdentity"
+            )
+        assumed = self._client_of(region, "token", "token", None, "sts").assume_role_with_web_identity(
+            RoleArn=role_arn, RoleSessionName="caa", WebIdentityToken="header.payload.signature"
+        )["Credentials"]
+        return self._client_of(region, assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
 
-    def _new_client(self, region: str, key_id: str | None, secret_key: str | None, token: str | None) -> Any:
+    def _has_role(self, name: str) -> bool:
+        """moto lets any role be assumed. Its trust policy is not evaluated here."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client_of("us-east-1", "network", "network", None, "iam").get_role(RoleName=name)
+        except ClientError:
+            return False
+        return True
+
+    def _network(self) -> Any:
+        """EC2 with an identity of its own, which reads the rules."""
+        return self._client_of("eu-central-1", "network", "network", None)
+
+    def _client_of(
+        self, region: str, key_id: str | None, secret_key: str | None, token: str | None, service: str = "ec2"
+    ) -> Any:
         import boto3
         from botocore.config import Config
 
-        return boto3.client(
-            "ec2",
-            region_name=region,
-            endpoint_url=self._endpoint_url,
-            aws_access_key_id=key_id or "network",
-            aws_secret_access_key=secret_key or "network",
-            aws_session_token=token,
-            config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
-        )
+        key = (region, key_id, secret_key, token, service)
+        with self._lock:
+            if key not in self._clients:
+                self._clients[key] = boto3.client(
+                    service,
+                    region_name=region,
+                    endpoint_url=self._endpoint_url,
+                    aws_access_key_id=key_id,
+                    aws_secret_access_key=secret_key,
+                    aws_session_token=token,
+                    config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
+                )
+            return self._clients[key]
 
 
 def _allows(permission: Mapping[str, Any], protocol: str, port: int, address: str, groups: Iterable[str]) -> bool:
@@ -308,15 +342,19 @@ class Azure:
         return {name: os.environ[name] for name in names}
 
     def _token(self, secret: Mapping[str, str]) -> str:
-        """ClientSecretCredential of azidentity, which keeps its token."""
-        key = (secret["AZURE_CLIENT_ID"], secret["AZURE_CLIENT_SECRET"])
+        """The credential of azidentity, which keeps its token."""
+        key = (secret["AZURE_CLIENT_ID"], secret.get("AZURE_CLIENT_SECRET", ""))
         if key in self._tokens:
             return self._tokens[key]
+        proof = {"client_secret": key[1]}
+        if not key[1]:
+            # NewWorkloadIdentityCredential in azure/client.go.
+            proof = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": FEDERATED_TOKEN}
         form = {
             "grant_type": "client_credentials",
             "client_id": secret["AZURE_CLIENT_ID"],
-            "client_secret": secret["AZURE_CLIENT_SECRET"],
             "scope": f"{self._endpoint_url}/.default",
+            **proof,
         }
         url = f"{self._endpoint_url}/{secret['AZURE_TENANT_ID']}/oauth2/v2.0/token"
         answer = self._http.request("POST", url, body=urlencode(form))
@@ -355,6 +393,9 @@ class Azure:
 
 
 NETWORK_VERSION = "2024-05-01"
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+# The token of a service account that the emulated Azure accepts (Login.federated_token).
+FEDERATED_TOKEN = "emulated.service-account.token"
 
 
 class AzureError(Exception):

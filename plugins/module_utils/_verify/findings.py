@@ -281,7 +281,8 @@ def _of_test(check: str, pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         text = join_names(found) if isinstance(found, list) else str(found)
         if result["ok"]:
             return "ok", f"{text}.", "", ""
-        return "error", _sentence(text), _FIX_OF_TEST[check], "tunnel" if check == "verify-service" else "egress"
+        # Without the tunnel, no test succeeds.
+        return "error", _sentence(text), _FIX_OF_TEST[check], "network" if pod["answer"] else "tunnel"
 
     return _merged(check, ((pod["wanted_node"], one(pod)) for pod in pods))
 

@@ -137,14 +137,15 @@ def test_a_test_in_the_pod_that_failed(check: str):
     found = by_check(answered(**{check: failed}))
     assert {each: f["status"] for each, f in found.items() if f["status"] != "ok"} == {f"verify-{check}": "error"}
     assert "TimeoutError: timed out" in found[f"verify-{check}"]["found"]
+    assert found[f"verify-{check}"]["cause"] == "network"
 
 
 def test_the_log_of_the_pod_has_the_results_if_it_does_not_answer():
     """The tunnel carries the traffic in both directions, but not the log."""
     failed = {"ok": False, "found": "gaierror: [Errno -3] Temporary failure in name resolution"}
     output = {"boot_id": "b", "dns": failed, "service": failed, "egress": failed}
-    found = statuses(pod("running", answer_error="i/o timeout", output=output))
-    assert [found[check] for check in ("verify-answer", "verify-service", "verify-dns")] == ["error"] * 3
+    found = by_check(pod("running", answer_error="i/o timeout", output=output))
+    assert [found[check]["cause"] for check in ("verify-answer", "verify-service", "verify-dns")] == ["tunnel"] * 3
 
 
 @pytest.mark.parametrize(
