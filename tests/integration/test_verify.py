@@ -125,26 +125,15 @@ def advertises(node: dict) -> bool:
     return RESOURCE in node["status"]["allocatable"]
 
 
-@contextmanager
-def world_of(
-    cloud: str,
-    workers: tuple,
-    region: str,
-    status: dict | None,
-    environments: tuple[dict, dict],
-    settings: dict[str, str],
-    secret: dict[str, str],
-    directory: Path,
-) -> Iterator[World]:
-    """`environments` are those of the user and of cloud-api-adaptor."""
+@pytest.fixture(scope="module")
+def bare(side: aws.CloudSide) -> Iterator[Cluster]:
+    """A cluster with the RuntimeClass, the DaemonSet of cloud-api-adaptor and the mutation of peer pods."""
     with Cluster(has_pod_network=True) as cluster:
-        openshift.fill(cluster, workers, region, status, peer_pod_configs=False)
-        metadata = {"namespace": OPERATOR_NAMESPACE}
+        openshift.fill(cluster, side.workers, aws.REGION, peer_pod_configs=False)
         daemon_set = _adaptors(release_of(NEWEST), f"{NEWEST}.0", {KATA_OC_LABEL: ""}, {})
-        daemon_set["metadata"] = {"name": "osc-caa-ds", **metadata}
+        daemon_set["metadata"] = {"name": "osc-caa-ds", "namespace": OPERATOR_NAMESPACE}
         cluster.apply(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}},
-            *({**openshift.node(worker, region)} for worker in workers),
             {
                 "apiVersion": "node.k8s.io/v1",
                 "kind": "RuntimeClass",
@@ -152,34 +141,41 @@ def world_of(
                 "handler": "kata-remote",
                 "scheduling": {"nodeSelector": {KATA_OC_LABEL: ""}},
             },
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": "peer-pods-cm", **metadata},
-                "data": settings,
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": "peer-pods-secret", **metadata},
-                "stringData": secret,
-            },
+            daemon_set,
         )
-        for worker in workers:
-            cluster.merge(f"node/{worker.name}", {"metadata": {"labels": {KATA_OC_LABEL: ""}}})
-        kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
-        openshift.start_adaptor(cluster, kubeconfig, environments[1])
-        cluster.apply(daemon_set)
-        names = [worker.name for worker in workers]
-        world = World(cluster, cloud, environments[0], names, directory, settings)
-        mutated = world.run("mutating_policy", verify=True)
-        assert "failed" not in mutated, mutated
-        wait_for(
-            "the slots of the nodes",
-            lambda: all(map(advertises, cluster.get("nodes", "-l", KATA_OC_LABEL)["items"])),
-            seconds=60,
-        )
-        yield world
+        yield cluster
+
+
+def serve(
+    cluster: Cluster,
+    cloud: str,
+    nodes: list[str],
+    environments: tuple[dict, dict],
+    settings: dict[str, str],
+    secret: dict[str, str],
+    directory: Path,
+) -> World:
+    """The nodes with cloud-api-adaptor in a cloud. `environments` are those of the user and of cloud-api-adaptor."""
+    for node in cluster.get("nodes")["items"]:
+        name = node["metadata"]["name"]
+        cluster.merge(f"node/{name}", {"metadata": {"labels": {KATA_OC_LABEL: "" if name in nodes else None}}})
+    metadata = {"name": "peer-pods-secret", "namespace": OPERATOR_NAMESPACE}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**metadata, "name": "peer-pods-cm"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": secret},
+    )
+    cluster.merge("configmap/peer-pods-cm", {"data": settings}, OPERATOR_NAMESPACE)
+    kubeconfig = str(cluster.user_kubeconfig("cluster-operators", "system:masters"))
+    openshift.start_adaptor(cluster, kubeconfig, environments[1])
+    world = World(cluster, cloud, environments[0], nodes, directory, settings)
+    mutated = world.run("mutating_policy", verify=True)
+    assert "failed" not in mutated, mutated
+    wait_for(
+        "the slots of the nodes",
+        lambda: all(map(advertises, cluster.get("nodes", "-l", KATA_OC_LABEL)["items"])),
+        seconds=60,
+    )
+    return world
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +216,7 @@ def closed(moto: aws.Moto, side: aws.CloudSide, port: int, protocol: str) -> Ite
 
 
 @pytest.fixture(scope="module")
-def on_aws(moto: aws.Moto, side: aws.CloudSide, proxy: Ec2Proxy, tmp_path_factory) -> Iterator[World]:
+def on_aws(bare: Cluster, moto: aws.Moto, side: aws.CloudSide, proxy: Ec2Proxy, tmp_path_factory) -> World:
     settings = {
         "CLOUD_PROVIDER": "aws",
         "AWS_REGION": aws.REGION,
@@ -229,12 +225,15 @@ def on_aws(moto: aws.Moto, side: aws.CloudSide, proxy: Ec2Proxy, tmp_path_factor
         "PEERPODS_LIMIT_PER_NODE": "1",
     }
     secret = {name: moto.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    adaptor = {**moto.environment, "AWS_ENDPOINT_URL": proxy.url}
-    directory = tmp_path_factory.mktemp("verify")
-    with world_of(
-        "aws", side.workers, aws.REGION, None, (moto.environment, adaptor), settings, secret, directory
-    ) as world:
-        yield world
+    environments = (moto.environment, {**moto.environment, "AWS_ENDPOINT_URL": proxy.url})
+    nodes = [worker.name for worker in side.workers]
+    return serve(bare, "aws", nodes, environments, settings, secret, tmp_path_factory.mktemp("verify"))
+
+
+def test_a_cluster_without_slots(bare: Cluster, moto: aws.Moto, tmp_path: Path):
+    ran = playbook(World(bare, "aws", moto.environment, [], tmp_path, {}), "verify")
+    assert ran.returncode == 2, ran.stdout + ran.stderr
+    assert "No node has a free slot for a peer pod. Set up peer pods with site.yml" in ran.stdout, ran.stdout
 
 
 def failed(found: dict[str, dict]) -> dict[str, str]:
@@ -462,7 +461,13 @@ PEER_POD_RULES = {"agent": rule_for(111, "15150", "Tcp"), "tunnel": rule_for(112
 
 
 @pytest.fixture(scope="module")
-def on_azure(arm: AzureArm, azure_side: azure.CloudSide, tmp_path_factory) -> Iterator[World]:
+def on_azure(on_aws: World, arm: AzureArm, azure_side: azure.CloudSide, tmp_path_factory) -> World:
+    """The same cluster, with a node in Azure instead of those in AWS."""
+    cluster = on_aws.cluster
+    cluster.processes.end("adaptor")
+    (worker,) = azure_side.workers
+    cluster.apply(openshift.node(worker, azure.REGION))
+    cluster.merge("configmap/peer-pods-cm", {"data": None}, OPERATOR_NAMESPACE)
     settings = {
         "CLOUD_PROVIDER": "azure",
         "AZURE_REGION": azure.REGION,
@@ -476,13 +481,9 @@ def on_azure(arm: AzureArm, azure_side: azure.CloudSide, tmp_path_factory) -> It
     }
     names = ("AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
     secret = {name: arm.environment[name] for name in names}
-    status = openshift.azure_status(azure_side.resource_group)
-    directory = tmp_path_factory.mktemp("verify-azure")
     environments = (arm.environment, arm.environment)
-    with world_of(
-        "azure", azure_side.workers, azure.REGION, status, environments, settings, secret, directory
-    ) as world:
-        yield world
+    directory = tmp_path_factory.mktemp("verify-azure")
+    return serve(cluster, "azure", [worker.name], environments, settings, secret, directory)
 
 
 def test_a_peer_pod_that_runs_on_azure(on_azure: World, arm: AzureArm):
