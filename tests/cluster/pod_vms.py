@@ -7,7 +7,7 @@ confidential-containers/cloud-api-adaptor.
 
 No packets are sent to a VM. Whether the cloud would let them pass is decided by its rules at that time: security groups
 are stateful (docs.aws.amazon.com/vpc/latest/userguide/security-groups.html), and so are network security groups
-(learn.microsoft.com/azure/virtual-network/network-security-groups-overview).
+(learn.microsoft.com/azure/virtual-network/network-security-groups-overview). Network ACLs are not evaluated.
 """
 
 from __future__ import annotations
@@ -159,7 +159,23 @@ class Aws:
     def has_egress(self, vm: Vm) -> bool:
         _worker, machine = self._ends(vm)
         permissions = self._permissions(machine, "IpPermissionsEgress")
-        return any(_allows(permission, "tcp", 443, INTERNET, ()) for permission in permissions)
+        return self._has_route(machine["SubnetId"], machine["VpcId"]) and any(
+            _allows(permission, "tcp", 443, INTERNET, ()) for permission in permissions
+        )
+
+    def _has_route(self, subnet_id: str, vpc_id: str) -> bool:
+        """Whether the route table of the subnet, or else the main one of the VPC, leads to the Internet."""
+        by_subnet = [{"Name": "association.subnet-id", "Values": [subnet_id]}]
+        of_vpc = [{"Name": "vpc-id", "Values": [vpc_id]}, {"Name": "association.main", "Values": ["true"]}]
+        ec2 = self._network()
+        tables = ec2.describe_route_tables(Filters=by_subnet)["RouteTables"]
+        tables = tables or ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+        return any(
+            route.get("NatGatewayId") or route.get("TransitGatewayId") or route.get("GatewayId", "").startswith("igw-")
+            for table in tables
+            for route in table["Routes"]
+            if route.get("DestinationCidrBlock") == "0.0.0.0/0"
+        )
 
     def _passes(self, source: dict, target: dict, protocol: str, port: int) -> bool:
         """Whether the groups of both instances allow the first packet."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -327,8 +327,25 @@ def without_egress(moto: aws.Moto, side: aws.CloudSide) -> Iterator[None]:
         ec2.revoke_security_group_egress(GroupId=group, IpPermissions=inside)
 
 
-def test_the_vm_does_not_reach_the_registry(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
-    with without_egress(moto, side):
+@contextmanager
+def without_route(moto: aws.Moto, side: aws.CloudSide) -> Iterator[None]:
+    """The subnets have no way to the NAT gateway."""
+    ec2 = moto.client("ec2")
+    of_vpc = [{"Name": "vpc-id", "Values": [side.vpc_id]}]
+    ((table, gateway),) = [
+        (table["RouteTableId"], route["NatGatewayId"])
+        for table in ec2.describe_route_tables(Filters=of_vpc)["RouteTables"]
+        for route in table["Routes"]
+        if "NatGatewayId" in route
+    ]
+    ec2.delete_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0")
+    yield
+    ec2.create_route(RouteTableId=table, DestinationCidrBlock="0.0.0.0/0", NatGatewayId=gateway)
+
+
+@pytest.mark.parametrize("closed_off", [without_egress, without_route])
+def test_the_vm_does_not_reach_the_registry(on_aws: World, moto: aws.Moto, side: aws.CloudSide, closed_off: Callable):
+    with closed_off(moto, side):
         found = on_aws.verify()
     assert failed(found) == {"verify-pull": "egress"}
     assert "tcp connect error" in found["verify-pull"]["found"]
@@ -559,3 +576,12 @@ class _Consoles(dict):
 
     def get(self, _machine: str, _default: str = "") -> str:
         return self._text
+
+
+def test_the_subnet_of_azure_has_no_way_out(on_azure: World, arm: AzureArm, azure_side: azure.CloudSide):
+    """Without a NAT gateway, and without the default outbound access that new subnets do not have any more."""
+    subnet = arm.resources[azure_side.worker_subnet_id.lower()]["properties"]
+    arm.put(azure_side.worker_subnet_id, {"properties": {**subnet, "defaultOutboundAccess": False}})
+    found = on_azure.verify()
+    arm.put(azure_side.worker_subnet_id, {"properties": subnet})
+    assert failed(found) == {"verify-pull": "egress"}
