@@ -670,7 +670,7 @@ def explain_loss(target: Target, used: Mapping[str, int]) -> str | None:
 def write(cluster: Cluster, plan: Plan) -> None:
     store = plan.store
     if plan.after is None:
-        cluster.delete(store.path, plan.resource_version)
+        cluster.delete(store.path, plan.resource_version, uid=plan.uid)
     elif plan.resource_version is None:
         cluster.create(store.collection, plan.body)
     else:

@@ -33,6 +33,9 @@ BODY_SECONDS = 10
 # How many bodies of the largest size may be read concurrently.
 LARGEST_BODIES = 16
 
+# What the shortest body counts, so that few enough are read concurrently to choose one quickly that makes room.
+SHORTEST_BODY = 2**14
+
 # API servers send a body together with its headers. A body that takes longer makes room for others, in seconds.
 EVICTION_SECONDS = 0.5
 
@@ -88,7 +91,7 @@ class BodyReader:
         size = self._limit if content_length is None else int(content_length)
         if size > self._limit:
             raise self._too_large()
-        reading = Reading(scope.client.rpartition(":")[0], size, began)
+        reading = Reading(scope.client.rpartition(":")[0], max(size, min(SHORTEST_BODY, self._limit)), began)
         self._reserve(reading)
         try:
             if content_length is None:
@@ -98,7 +101,7 @@ class BodyReader:
         finally:
             with self._lock:
                 self._readings.remove(reading)
-                self._free_bytes += size
+                self._free_bytes += reading.size
 
     def _reserve(self, reading: Reading) -> None:
         """Reserve memory; raises BodyError if other bodies need it all."""
@@ -120,16 +123,18 @@ class BodyReader:
         """The body that makes room for another: the oldest one that is overdue, or else one of the client that has
         reserved the most, and more than the client of the new body will have."""
         evictable = [other for other in self._readings if other.pending is not None and not other.is_evicted]
-        oldest_first = sorted(evictable, key=lambda other: other.began)
-        if oldest_first and reading.began - oldest_first[0].began > EVICTION_SECONDS:
-            return oldest_first[0]
+        if not evictable:
+            return None
+        oldest = min(evictable, key=_began)
+        if reading.began - oldest.began > EVICTION_SECONDS:
+            return oldest
         reserved: Counter[str] = Counter()
         for other in evictable:
             reserved[other.client] += other.size
-        for client, size in reserved.most_common(1):
-            if size > reserved[reading.client] + reading.size:
-                return next(other for other in oldest_first if other.client == client)
-        return None
+        ((client, size),) = reserved.most_common(1)
+        if size <= reserved[reading.client] + reading.size:
+            return None
+        return min((other for other in evictable if other.client == client), key=_began)
 
     async def _read_chunks(self, protocol: HTTPProtocol, reading: Reading) -> bytes:
         body = bytearray()
@@ -171,6 +176,10 @@ class BodyReader:
             overdue = [reading.pending for reading in self._readings if reading.began < latest_start]
         for pending in filter(None, overdue):
             pending.cancel()
+
+
+def _began(reading: Reading) -> float:
+    return reading.began
 
 
 def _busy() -> BodyError:

@@ -57,14 +57,15 @@ class Plan:
     """One write to a store.
 
     `before` and `after` are the fields to change: in the spec of a PeerPodConfig, or in the data of a ConfigMap.
-    `before` is None if the object must be created, `after` if it must be deleted; `resource_version` is that of the
-    object that was read.
+    `before` is None if the object must be created, `after` if it must be deleted; `resource_version` and `uid` are
+    those of the object that was read.
     """
 
     store: Store
     resource_version: str | None
     before: dict | None
     after: dict | None
+    uid: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -264,8 +265,9 @@ def plan_config_absent(config: dict | None) -> Change:
     if "deletionTimestamp" in config["metadata"]:
         return Change(pool_of_config(config), None)
     pool = pool_of_config(config)
-    version = config["metadata"]["resourceVersion"]
-    return Change(pool, None, (Plan(pool.store, version, config.get("spec", {}), None),))
+    metadata = config["metadata"]
+    plan = Plan(pool.store, metadata["resourceVersion"], config.get("spec", {}), None, metadata.get("uid"))
+    return Change(pool, None, (plan,))
 
 
 def adaptor_moves(
@@ -364,7 +366,7 @@ def _entry_plan(store: Store, limits: dict | None, text: str | None) -> Plan:
         return Plan(store, None, None, after or None)
     written = (limits.get("data") or {}).get(store.key)
     before = {} if written is None else {store.key: written}
-    return Plan(store, limits["metadata"]["resourceVersion"], before, after)
+    return Plan(store, limits["metadata"]["resourceVersion"], before, after, limits["metadata"].get("uid"))
 
 
 def plan_settings(pool: Pool, limit: int | None) -> Change:
