@@ -21,7 +21,7 @@ description:
   - >-
     Changes nothing if the subnet has a NAT gateway, or a route table that sends C(0.0.0.0/0) to a virtual appliance or
     a virtual network gateway, or drops it. A NAT gateway or a route table is never replaced. RV(reason) names what was
-    found.
+    found. A NAT gateway of the SKU StandardV2 that is attached to the whole virtual network is not found.
   - >-
     A NAT gateway applies to all VMs of the subnet. If these are the workers as well, their connections to the internet
     get its address, instead of that of the load balancer of the cluster.

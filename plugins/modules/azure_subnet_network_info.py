@@ -18,7 +18,9 @@ description:
     new virtual networks no longer have.
   - >-
     Returns which of these the subnet has, and the rules of network security groups that deny HTTPS to the internet.
-  - What is beyond the next hop of a route is not evaluated. Routes that a gateway learns by BGP are not read.
+  - >-
+    What is beyond the next hop of a route is not evaluated. Not read are routes that a gateway learns by BGP, and NAT
+    gateways of the SKU StandardV2 that are attached to the whole virtual network.
 options:
   subnet:
     description:

@@ -26,8 +26,8 @@ from tests.support import ROOT
 PREFLIGHT = ROOT / "playbooks" / "preflight.yml"
 
 # Checks without a finding here: the first three need an installed operator, aro Azure Red Hat OpenShift, and the others
-# report only an error.
-SILENT = {"adaptor-settings", "limit-pools", "migration", "aro", "cluster", "limit", "options", "images"}
+# report only an error, or only for credentials that are a role.
+SILENT = {"adaptor-settings", "limit-pools", "migration", "aro", "cluster", "limit", "options", "images", "vm-identity"}
 
 IMAGE = {"node_capacity_image": "registry.example.com/agent:1"}
 # The other formats have the same content.
@@ -307,8 +307,11 @@ def test_azure_without_problems(on_azure: Preflight):
     assert f"Not open yet: Allow-Kata-Agent-Internal-{openshift.INFRASTRUCTURE_NAME} of" in ports
 
 
-def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
+def test_azure_with_seven_problems(on_azure: Preflight, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(arm, "permissions", [roles.READER])
+    subnet = on_azure.cloud.worker_subnet_id
+    properties = arm.resources[subnet.lower()]["properties"]
+    arm.put(subnet, {"properties": {**properties, "defaultOutboundAccess": False}})
     variables = {
         "cluster_prerequisites_minimum_version": "4.99",
         "cluster_prerequisites_quota": "fail",
@@ -319,10 +322,12 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
         "operator_install_channel": "preview",
         # The priority is after that of the rule that denies this traffic.
         "cloud_networking_security_rules": [{"name": "late", "priority": 4001, "destination_port_ranges": ["9000"]}],
+        "cloud_networking_azure_nat_gateway": True,
     }
     with on_azure.unchanged():
         message = failure_message(on_azure.run("-e", json.dumps(variables)))
-    assert "6 checks failed." in message
+    arm.put(subnet, {"properties": properties})
+    assert "7 checks failed." in message
     assert "20000 peer pods on each of 3 nodes are 60000 VMs, but Azure has room for 38 more VMs of" in message
     assert "0 of 100 vCPUs of standardBasv2Family are in use, and 24 of 100 of all" in message
     assert "Set peerpodconfig_rollout_limit to 12, or request a higher quota of" in message
@@ -338,7 +343,9 @@ def test_azure_with_six_problems(on_azure: Preflight, arm: AzureArm, monkeypatch
         "ports",
         "quota",
         "subnet-addresses",
+        "egress",
     }
+    assert "A NAT gateway cannot be added: This identity lacks permission for Microsoft.Network/publicIPAddr" in message
     nsg = on_azure.cloud.nsg_id
     assert (
         f"lacks permission for Microsoft.Network/networkSecurityGroups/securityRules/write on {nsg}. Assign" in message

@@ -143,7 +143,7 @@ def _azure_egress(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> 
     if network["way_out"] == "none":
         if network["route"]:
             problems.append("Route 0.0.0.0/0 of this subnet to a firewall, or remove the route")
-        elif nat_gateway.get("failed"):
+        elif "msg" in nat_gateway and "changes" not in nat_gateway:
             return finding(
                 "egress",
                 "error",
