@@ -587,10 +587,9 @@ def check_upstream(api: Connection, pod: Pod) -> str:
     theirs, expected = comparable(answer), as_upstream(pod, comparable(reference))
     if "qosClass" not in expected["status"]:
         theirs["status"] = {key: field for key, field in theirs["status"].items() if key != "qosClass"}
-    assert theirs["spec"].get("resources") == expected["spec"].get("resources")
-    assert theirs == expected
+    assert with_values(theirs) == with_values(expected)
     if pod.runtime_class != TARGET:
-        assert comparable(own) == comparable(answer)
+        assert with_values(comparable(own)) == with_values(comparable(answer))
         return "equal"
     notes = pod.metadata.get("annotations", {})
     kinds = [
@@ -604,6 +603,19 @@ def check_upstream(api: Connection, pod: Pod) -> str:
     ]
     assert kinds or comparable(own) == comparable(answer)
     return "equal" if comparable(own) == comparable(answer) else " and ".join(kinds)
+
+
+def with_values(pod: dict) -> dict:
+    """A pod with the resources of the whole pod as numbers.
+
+    The API server writes a sum in the syntax of one of its parts, which a patch changes: cloud-api-adaptor's webhook
+    returns one for each pod.
+    """
+    resources = {
+        side: {resource: stored_value(text) for resource, text in amounts.items()}
+        for side, amounts in pod["spec"].get("resources", {}).items()
+    }
+    return {**pod, "spec": {**pod["spec"], "resources": resources}}
 
 
 @pytest.mark.skipif(not PEER_URL, reason="DIFFERENTIAL_PEER names no webhook")
