@@ -20,6 +20,9 @@ description:
     machine config operator report that they do not continue by themselves, or after O(wait_timeout). The message has
     the reason, as reported, and what to do next. Temporary conditions, such as a catalog that restarts, are shown as
     progress.
+  - >-
+    Once the API server has answered, it may be away for up to the rest of O(wait_timeout), such as during the reboot of
+    a single node.
   - An interrupted wait resumes from the state of the cluster.
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -178,13 +181,13 @@ progress:
       worker-1: "2026-03-01T10:12:00Z"
 pods:
   description: The pods of O(runtime_classes) that run on nodes, each as namespace/name.
-  returned: with O(wait_for=pods)
+  returned: with O(wait_for=pods), if the API server answers
   type: list
   elements: str
   sample: [default/peer-pod]
 install_plan:
   description: The InstallPlan that the Subscription refers to, null if it does not exist.
-  returned: with O(wait_for=operator)
+  returned: with O(wait_for=operator), if the API server answers
   type: dict
   sample:
     name: install-x9k2p
@@ -202,6 +205,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
     reporting_writes,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import ClusterError
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
     read_csvs,
     read_image_failure,
@@ -229,7 +233,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     describe_catalogs,
     describe_plan,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import REMEDIES, Progress
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import REMEDIES, Progress, describe_outage
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import KATA_POOL
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OLM
 
@@ -321,7 +325,13 @@ def main() -> None:
     changed = False
     with reporting_writes(module) as cluster:
         while True:
-            progress, result = look(cluster, module.params)
+            try:
+                progress, result = look(cluster, module.params)
+            except ClusterError as error:
+                # An API server that has not answered before may be that of a wrong kubeconfig.
+                if before is None or not error.transient or not module.params["wait_timeout"]:
+                    raise
+                progress, result = describe_outage(error, module.params["previous"].get("since") or {}), {}
             if progress.needs_approval and module.params["approve"] and not module.check_mode:
                 approve(cluster, module.params["namespace"], result["install_plan"]["name"])
                 summary = f"{progress.summary}; approved"

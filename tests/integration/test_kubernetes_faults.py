@@ -649,6 +649,28 @@ def test_an_approval_is_reported_if_a_later_step_of_the_wait_fails(cluster, no_l
     assert cluster.get("installplan", "faults", "-n", NAMESPACE)["spec"]["approved"]
 
 
+def test_a_wait_outlasts_an_api_server_that_has_answered_before(run_with_faults):
+    """The outage is longer than a request is repeated, as during the reboot of a single node."""
+    since = {"faults-a": "2026-03-01T10:12:00Z"}
+
+    def wait(previous: dict, answers: list[Answer]) -> dict:
+        def intervene(_method, path):
+            return answers.pop() if "/pods" in path and answers else None
+
+        return run_with_faults(intervene, module="operator_wait", wait_for="pods", wait_timeout=60, previous=previous)
+
+    away = wait({"status": "1 node", "since": since}, [AWAY] * 5)
+    assert not away.get("failed"), away["msg"]
+    assert away["progress"]["summary"] == "the API server does not answer"
+    assert "apiserver is shutting down. " in away["progress"]["remedy"]
+    assert away["progress"]["since"] == since
+    back = wait(away["progress"], [AWAY] * 5)
+    assert back["progress"]["done"]
+    first = wait({}, [AWAY] * 5)
+    assert first["failed"]
+    assert "apiserver is shutting down" in first["msg"]
+
+
 def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_with_faults):
     pending = ["another"]
 

@@ -55,6 +55,14 @@ class Progress:
     since: Mapping[str, str] = field(default_factory=dict)
 
 
+def describe_outage(error: Exception, since: Mapping[str, str]) -> Progress:
+    """The progress while the API server does not answer, as during the reboot of its only node."""
+    summary = "the API server does not answer"
+    return Progress(
+        summary, summary, remedy=f"{error} When it answers, run the playbook again; it resumes from here.", since=since
+    )
+
+
 def condition_messages(conditions: list[dict] | None, status: str, *types: str) -> str:
     """The messages of the conditions with this status; with `types`, only of these types."""
     return ", ".join(
