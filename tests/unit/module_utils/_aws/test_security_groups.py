@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import Port, Rule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
+    DEFAULT_PORTS,
     VMS,
     WORKERS,
     Addresses,
@@ -111,6 +112,26 @@ def test_what_covers_a_port(rules, covered_by):
         assert (list(map(planned, opened)), already_open) == ([("ingress", NODE, NODE)], [])
     else:
         assert (opened, already_open) == ((), [(TUNNEL, covered_by)])
+
+
+# "Port 9000-9999 for node ports", for TCP and UDP (openshift/installer, pkg/asset/manifests/aws/cluster.go).
+BY_INSTALLER = [ingress(NODE, NODE, protocol, (9000, 9999)) for protocol in ("tcp", "udp")]
+AGENT = ingress(NODE, NODE, "tcp", (15150, 15150))
+
+
+@pytest.mark.parametrize(
+    ("rules", "added"),
+    [
+        ([], ["15150/tcp", "9000/tcp", "9000/udp"]),
+        (BY_INSTALLER, ["15150/tcp"]),
+        # As versions before 9000/udp was a default, and the documented procedure, leave it.
+        ([AGENT, ingress(NODE, NODE)], ["9000/udp"]),
+        ([AGENT, ingress(NODE, NODE, tags=OURS)], ["9000/udp"]),
+    ],
+)
+def test_the_default_ports(rules, added):
+    opened = plan([*ALL_OUT, *rules], flows=wanted_flows(DEFAULT_PORTS)).opened
+    assert [str(rule.port) for rule in opened] == added
 
 
 @pytest.mark.parametrize(
