@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import resource
+import select
 import signal
 import socket
 import ssl
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webhook_process import SteadyClients, Webhook, free_port, review, wait_until
 
-from peerpods_webhook import client
+from peerpods_webhook import client, connections
 from peerpods_webhook.client import NewClient
 from peerpods_webhook.connections import ALL, CLIENT, IDLE, Bounds, Connection, bounds, excess
 from peerpods_webhook.settings import Settings
@@ -288,6 +289,29 @@ def answer_of(webhook: Webhook, connected: socket.socket) -> bytes:
     with webhook.trust.wrap_socket(connected, server_hostname="127.0.0.1") as tls:
         tls.sendall(REQUEST)
         return tls.makefile("rb").readline()
+
+
+@pytest.mark.parametrize("backlog", [1, 0], ids=["that can be longer", "that cannot be longer"])
+def test_a_connection_arrives_at_a_full_queue(monkeypatch, backlog):
+    """granian looks for the connections that wait only after an event, which epoll reports for an arrival."""
+    monkeypatch.setattr(connections, "BACKLOG", backlog)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=1) as listening,
+        select.epoll() as events,
+        contextlib.ExitStack() as held,
+    ):
+        listening.setblocking(False)
+        events.register(listening, select.EPOLLIN | select.EPOLLET)
+        while connections._arrives(
+            client := held.enter_context(connections._non_blocking(listening.family)), listening
+        ):
+            pass
+        # It would try again.
+        last.close()
+        assert events.poll(0)
+        assert not events.poll(0)
+        connections._announce_waiting(listening, held.enter_context(connections._non_blocking(listening.family)))
+        assert events.poll(0)
 
 
 def test_it_is_not_ready_while_a_new_client_gets_no_answer(webhook):
