@@ -302,9 +302,7 @@ def test_a_connection_arrives_at_a_full_queue(monkeypatch, backlog):
     ):
         listening.setblocking(False)
         events.register(listening, select.EPOLLIN | select.EPOLLET)
-        while connections._arrives(
-            client := held.enter_context(connections._non_blocking(listening.family)), listening
-        ):
+        while connections._arrives(last := held.enter_context(connections._non_blocking(listening.family)), listening):
             pass
         # It would try again.
         last.close()
