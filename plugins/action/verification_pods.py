@@ -27,9 +27,12 @@ class ActionModule(InController):
         # The module rejects a timeout that is not a number.
         timeout = arguments.get("wait_timeout", WAIT_TIMEOUT)
         deadline = time.monotonic() + (int(timeout) if str(timeout).isdigit() else 0)
+        changed = False
         while True:
             step = self._execute_module(module_args=arguments, task_vars=task_vars)
-            result.update(step)
+            # A step that only waits changes nothing.
+            changed = changed or step.get("changed", False)
+            result.update(step, changed=changed)
             progress = step.get("progress")
             if step.get("failed") or not progress:
                 return result

@@ -149,7 +149,7 @@ EXAMPLES = r"""
 RETURN = r"""
 progress:
   description: The progress.
-  returned: unless a request failed
+  returned: unless a request failed, not in check mode with O(state=absent)
   type: dict
   contains:
     done:
@@ -277,6 +277,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     reporting_writes,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import DAEMON_SETS
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 from ansible_collections.osc.peerpods.plugins.module_utils._verify import probe
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import lines_of, reported
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import (
@@ -299,6 +300,8 @@ HEARTBEAT = 60
 
 # How much of the log of cloud-api-adaptor is read. It writes some 30 lines for each pod.
 LOG_LINES = "2000"
+
+NO_PROGRESS: dict[str, Any] = {"pods": {}, "since": {}, "instances": {}, "leftovers": []}
 
 PEER_PODS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{}/peerpods"
 
@@ -479,13 +482,26 @@ def wait_for_answers(pods: Pods, params: Mapping[str, Any], deadline: float, exp
         time.sleep(INTERVAL)
 
 
-def wait_for_deletion(pods: Pods, deadline: float) -> tuple[list[str], list[str]]:
-    """The pods and the PeerPods that remain after they are gone, or at the deadline."""
+def wait_for_deletion(pods: Pods, params: Mapping[str, Any], deadline: float, expires: bool) -> dict[str, Any]:
+    """The pods and the PeerPods that remain, as soon as that changes, or at the deadline."""
     while True:
         names = [pod["metadata"]["name"] for pod in pods.listed()]
         peer_pods = [peer_pod["metadata"]["name"] for peer_pod in pods.peer_pods() if is_owned_by(peer_pod)]
-        if not (names or peer_pods) or time.monotonic() >= deadline:
-            return names, peer_pods
+        is_over = time.monotonic() >= deadline
+        if names:
+            status = f"waiting until {join_names(names)} {'is' if len(names) == 1 else 'are'} deleted"
+        elif peer_pods:
+            status = f"waiting until the VM of {join_names(peer_pods)} is deleted"
+        else:
+            status = "the pods and their PeerPods are deleted"
+        if not (names or peer_pods) or is_over or status != params["previous"].get("status"):
+            progress = {
+                **NO_PROGRESS,
+                "done": not (names or peer_pods) or (is_over and expires),
+                "summary": status,
+                "status": status,
+            }
+            return {"progress": progress, "remaining_pods": names, "remaining_peer_pods": peer_pods}
         time.sleep(INTERVAL)
 
 
@@ -518,12 +534,13 @@ def main() -> None:
         if params["state"] == "absent":
             if module.check_mode:
                 module.exit_json(changed=bool(pods.listed()), remaining_pods=[], remaining_peer_pods=[])
-            is_changed = bool(pods.delete())
-            remaining, peer_pods = wait_for_deletion(pods, began + seconds)
-            module.exit_json(changed=is_changed, remaining_pods=remaining, remaining_peer_pods=peer_pods)
+            is_changed = not params["previous"] and bool(pods.delete())
+            deadline = began + min(seconds, HEARTBEAT)
+            result = wait_for_deletion(pods, params, deadline, seconds <= HEARTBEAT)
+            module.exit_json(changed=is_changed, **result)
         if params["previous"]:
             progress, observed = wait_for_answers(pods, params, began + min(seconds, HEARTBEAT), seconds <= HEARTBEAT)
-            module.exit_json(changed=True, progress=progress, pods=observed, leftovers=progress["leftovers"])
+            module.exit_json(changed=False, progress=progress, pods=observed, leftovers=progress["leftovers"])
         if module.check_mode:
             leftovers = [pod["metadata"]["name"] for pod in pods.listed()]
             summary_text = f"would create a peer pod on {', '.join(params['nodes'])}"
@@ -533,12 +550,11 @@ def main() -> None:
             names = pods.create()
             summary_text = f"created {', '.join(f'{name} for {node}' for node, name in names.items())}"
         progress = {
+            **NO_PROGRESS,
             "done": module.check_mode,
             "summary": summary_text,
             "status": summary_text,
             "pods": names,
-            "since": {},
-            "instances": {},
             "leftovers": leftovers,
         }
     module.exit_json(changed=True, progress=progress, pods=[], leftovers=leftovers)

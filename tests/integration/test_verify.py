@@ -71,6 +71,8 @@ class World:
         ids = [instance for pod in created.get("pods", ()) for instance in pod["instances"]]
         instances = self.consoles(ids)
         deleted = self.run("verification_pods", state="absent", wait_timeout=60)
+        while not deleted["progress"]["done"]:
+            deleted = self.run("verification_pods", state="absent", wait_timeout=60, previous=deleted["progress"])
         readings = {
             "pods": created,
             "instances": instances,
