@@ -58,8 +58,8 @@ class PodVms(Protocol):
     def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
         """Create a VM for a sandbox of the node."""
 
-    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
-        """Delete a VM, also if it does not exist."""
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> bool:
+        """Whether the VM was deleted, or does not exist."""
 
     def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
         """Whether packets from the node reach this port of the VM."""
@@ -137,7 +137,7 @@ class Aws:
         log("adaptor/cloud/aws", f"instance {vm_id}: podNodeIP[0]={address}")
         return Vm(vm_id, name, address, node, NO_AGENT not in tags)
 
-    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> bool:
         from botocore.exceptions import ClientError
 
         log("adaptor/cloud/aws", f"Deleting instance {vm_id}")
@@ -145,8 +145,9 @@ class Aws:
             self._client(settings, secret).terminate_instances(InstanceIds=[vm_id])
         except (ClientError, RejectedError) as error:
             log("adaptor/cloud/aws", f"failed to delete instance {vm_id}: {error} and the response is <nil>")
-            return
+            return False
         log("adaptor/cloud/aws", f"Deleted instance {vm_id}")
+        return True
 
     def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
         worker, machine = self._ends(vm)
@@ -301,13 +302,14 @@ class Azure:
         log("adaptor/cloud/azure", f"pod vm IP[0][private]={address}")
         return Vm(vm_id, name, address, node, NO_AGENT not in tags)
 
-    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> None:
+    def delete(self, vm_id: str, settings: Mapping[str, str], secret: Mapping[str, str], log: Log) -> bool:
         try:
             self._request("DELETE", vm_id, self._token(secret))
         except AzureError as error:
             log("adaptor/cloud", f"Error deleting an instance {vm_id}: beginning VM deletion: {error}")
-            return
+            return False
         log("adaptor/cloud/azure", f"deleted VM successfully: {vm_id.rpartition('/')[2]}")
+        return True
 
     def reaches(self, vm: Vm, protocol: str, port: int) -> bool:
         return self._passes(*self._ends(vm), protocol, port)

@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -307,19 +308,25 @@ class Sandboxes:
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
     def _delete_vms(self, sandbox: Sandbox) -> None:
-        for vm_id in list(self._owned[sandbox.pod["metadata"]["uid"]]):
-            self._delete_vm(sandbox, vm_id)
+        """Until all VMs of a deleted pod are deleted: the controller of PeerPods repeats what CAA could not delete
+        (src/peerpod-ctrl/controllers/peerpod_controller.go)."""
+        owned = self._owned[sandbox.pod["metadata"]["uid"]]
+        while owned:
+            for vm_id in list(owned):
+                self._delete_vm(sandbox, vm_id)
+            if owned:
+                time.sleep(BACK_OFF[0])
 
     def _delete_vm(self, sandbox: Sandbox, vm_id: str) -> None:
-        """DeleteInstance and ReleasePeerPod."""
+        """DeleteInstance and, if that succeeds, ReleasePeerPod."""
         node, metadata = sandbox.node["metadata"]["name"], sandbox.pod["metadata"]
-        self._vms.delete(
-            vm_id, sandbox.settings, sandbox.secret, lambda prefix, message: self.log(node, prefix, message)
-        )
+        log = partial(self.log, node)
+        if not self._vms.delete(vm_id, sandbox.settings, sandbox.secret, log):
+            return
         name = self._owned[metadata["uid"]].pop(vm_id)
         path = f"{PEER_PODS.format(metadata['namespace'])}/{name}"
         self._quietly("PATCH", path, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
-        self.log(node, "util/k8sops", f"{metadata['name']}'s owned PeerPod object can now be deleted")
+        log("util/k8sops", f"{metadata['name']}'s owned PeerPod object can now be deleted")
 
     def _report(self, sandbox: Sandbox, address: str, states: list[dict], *, ready: bool) -> None:
         metadata = sandbox.pod["metadata"]

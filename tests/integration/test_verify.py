@@ -54,7 +54,7 @@ class World:
         environment = ansible_environment({**self.environment, **kubeconfig})
         return run(name, arguments, environment, self.directory)
 
-    def verify(self, **options: object) -> dict[str, dict]:
+    def verify(self, *, delete_timeout: int = 60, **options: object) -> dict[str, dict]:
         """The findings of a verification, by check, as the role and the action plugin make them."""
         arguments: dict = {
             "nodes": self.nodes[:1],
@@ -70,9 +70,10 @@ class World:
             created = self.run("verification_pods", **arguments, previous=created["progress"])
         ids = [instance for pod in created.get("pods", ()) for instance in pod["instances"]]
         instances = self.consoles(ids)
-        deleted = self.run("verification_pods", state="absent", wait_timeout=60)
+        absent = {"state": "absent", "wait_timeout": delete_timeout}
+        deleted = self.run("verification_pods", **absent)
         while not deleted["progress"]["done"]:
-            deleted = self.run("verification_pods", state="absent", wait_timeout=60, previous=deleted["progress"])
+            deleted = self.run("verification_pods", **absent, previous=deleted["progress"])
         readings = {
             "pods": created,
             "instances": instances,
@@ -269,6 +270,18 @@ def test_ec2_rejects_the_instance(on_aws: World, proxy: Ec2Proxy, cause: str):
     assert failed(found) == {"verify-vm": cause}
     assert "event FailedCreatePodSandBox" in found["verify-vm"]["found"]
     assert found["verify-deleted"]["found"] == "The pods are deleted. No VM was created."
+
+
+def test_a_vm_that_stays_is_named(on_aws: World, proxy: Ec2Proxy):
+    """cloud-api-adaptor releases the PeerPod only after the VM is deleted."""
+    proxy.faults["TerminateInstances"] += [refuse_ec2(403, "UnauthorizedOperation", "You are not authorized.")] * 1000
+    found = on_aws.verify(delete_timeout=1)
+    assert failed(found) == {"verify-deleted": ""}
+    (vm,) = on_aws.vms()
+    assert found["verify-vm"]["found"] == f"{on_aws.nodes[0]}: {vm} is running."
+    assert "Not deleted within the time: peerpods-verify-" in found["verify-deleted"]["found"]
+    proxy.faults["TerminateInstances"].clear()
+    wait_for("the VM to go", lambda: not on_aws.vms(), seconds=30)
 
 
 def test_ec2_does_not_have_the_image(on_aws: World):
