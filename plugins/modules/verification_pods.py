@@ -426,7 +426,8 @@ class Pods:
         waiting = [(each.get("state") or {}).get("waiting") for each in containers if not each["ready"]]
         reasons = ", ".join(each.get("reason", "") for each in waiting if each)
         problem = f"{name} on {node} is not ready{f': {reasons}' if reasons else ''}." if waiting else ""
-        log = self._log(namespace, name, tailLines=LOG_LINES)
+        container = running[-1]["spec"]["containers"][0]["name"]
+        log = self._log(namespace, name, container=container, tailLines=LOG_LINES)
         return {"pod": name, "problem": problem, "log": lines_of(log, pod["name"])}
 
     def _log(self, namespace: str, name: str, **query: str) -> str:

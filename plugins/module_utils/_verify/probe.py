@@ -86,7 +86,8 @@ def main(port: str, name: str, target: str = "") -> None:
 
     def work() -> None:
         answer.update(results(name, target))
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
         ready.set()
 
     class Handler(BaseHTTPRequestHandler):
