@@ -502,8 +502,8 @@ details:
           type: bool
         pools:
           description: >-
-            The MachineConfigPools, null if they are not served. RV(details.machine_configs.pools[].problem) is the
-            reason why no further node of the pool is updated, else empty.
+            The MachineConfigPools, null if they are not served. C(problem) is the reason why no further node of the
+            pool is updated, else empty.
           type: list
           elements: dict
       sample:
