@@ -47,7 +47,7 @@ options:
   subnet:
     description:
       - The ARM id of the subnet of the VMs. Required with O(state=present).
-      - With O(state=absent), it is only used for its subscription.
+      - With O(state=absent), it only names a subscription, in addition to O(subscription_id).
     type: str
   name:
     description:
@@ -72,8 +72,8 @@ options:
       - V(present) gives the subnet a NAT gateway if it has no way to the internet of its own.
       - >-
         V(absent) detaches and removes the NAT gateways and public IP addresses of the cluster, whatever their names,
-        from all subnets and resource groups that this identity can read in the subscription. A NAT gateway that another
-        cluster uses, or that another client attached to further subnets, stays; see RV(kept).
+        from all subnets and resource groups that this identity can read in the subscriptions. A NAT gateway that
+        another cluster uses, or that another client attached to further subnets, stays; see RV(kept).
     type: str
     choices: [present, absent]
     default: present
@@ -104,7 +104,7 @@ notes:
   - >-
     O(state=present) takes one request for the virtual network and one for the NAT gateway or the route table of the
     subnet. If the subnet has neither, one for each resource with the requested name, and one for the quota, which is
-    checked before the first change. O(state=absent) takes two requests for the subscription, and one for each subnet.
+    checked before the first change. O(state=absent) takes two requests for each subscription, and one for each subnet.
   - >-
     The subnet is written with its C(etag). If another client has changed it meanwhile, the module reads and plans
     again.
@@ -211,7 +211,6 @@ missing_permissions:
 """
 
 import random
-import re
 import time
 from collections.abc import Sequence
 
@@ -239,10 +238,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nat_gateway im
     plan_absent,
     plan_present,
     quota_reached,
+    subscriptions_of,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
-
-SUBSCRIPTION = re.compile("/subscriptions/([^/]+)/", re.IGNORECASE)
 
 
 def read_present(arm: Arm, subnet_id: str, request: Request) -> Found:
@@ -287,14 +285,16 @@ def make_plan(module: AnsibleModule, arm: Arm) -> Plan:
             check_quota(arm, found.network["location"], plan)
         return plan
     owner = Owner(params["cluster_name"], params["cluster_id"])
-    subscription = arm.subscription_id
-    if params["subnet"] and (match := SUBSCRIPTION.match(params["subnet"])):
-        subscription = match[1]
-    if not subscription:
-        raise NatGatewayError("No subscription is given in which to look for NAT gateways. Set subscription_id.")
-    network = f"/subscriptions/{subscription}/providers/Microsoft.Network"
-    gateways = list(arm.list(f"{network}/natGateways", NETWORK_API_VERSION))
-    addresses = list(arm.list(f"{network}/publicIPAddresses", NETWORK_API_VERSION))
+    gateways, addresses = (
+        [
+            resource
+            for subscription in subscriptions_of(params["subnet"], arm.subscription_id)
+            for resource in arm.list(
+                f"/subscriptions/{subscription}/providers/Microsoft.Network/{kind}", NETWORK_API_VERSION
+            )
+        ]
+        for kind in ("natGateways", "publicIPAddresses")
+    )
     attached = [
         linked["id"]
         for gateway in gateways

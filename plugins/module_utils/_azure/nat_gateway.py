@@ -38,6 +38,8 @@ _SUBNET_ID = re.compile(
     re.IGNORECASE,
 )
 
+_SUBSCRIPTION = re.compile("/subscriptions/([^/]+)/", re.IGNORECASE)
+
 # Properties that ARM returns and a write does not have.
 _READ_ONLY = ("etag", "type")
 _READ_ONLY_PROPERTIES = (
@@ -170,6 +172,16 @@ def network_of_subnet(subnet_id: str) -> str:
             "network vnet subnet show --query id` prints it."
         )
     return subnet_id.rpartition("/subnets/")[0]
+
+
+def subscriptions_of(subnet_id: str | None, default: str | None) -> list[str]:
+    """Where a teardown looks for resources: they are in the subscription of the subnet, which may be another one than
+    that of the cluster."""
+    match = _SUBSCRIPTION.match(subnet_id or "")
+    names = [name for name in (match and match[1], default) if name]
+    if not names:
+        raise NatGatewayError("No subscription is given in which to look for NAT gateways. Set subscription_id.")
+    return list({name.lower(): name for name in names}.values())
 
 
 def group_of(resource_id: str) -> str:

@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nat_gateway im
     plan_absent,
     plan_present,
     quota_reached,
+    subscriptions_of,
 )
 
 GROUP = "/subscriptions/s/resourceGroups/rg"
@@ -290,3 +291,23 @@ def test_an_id_that_is_not_that_of_a_subnet():
     for text in ("workers", NETWORK_ID, f"{SUBNET_ID}/x"):
         with pytest.raises(NatGatewayError, match="is not the ARM id of a subnet"):
             network_of_subnet(text)
+
+
+@pytest.mark.parametrize(
+    ("subnet_id", "default", "expected"),
+    [
+        (None, "s", ["s"]),
+        (SUBNET_ID, None, ["s"]),
+        (SUBNET_ID.upper(), "s", ["s"]),
+        # The subnet of the VMs may belong to another subscription than the cluster.
+        (SUBNET_ID, "of-the-cluster", ["s", "of-the-cluster"]),
+        ("subnet-0a", "s", ["s"]),
+    ],
+)
+def test_a_teardown_looks_in_each_subscription(subnet_id: str | None, default: str | None, expected: list[str]):
+    assert subscriptions_of(subnet_id, default) == expected
+
+
+def test_a_teardown_without_a_subscription():
+    with pytest.raises(NatGatewayError, match="Set subscription_id"):
+        subscriptions_of(None, None)
