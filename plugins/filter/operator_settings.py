@@ -37,7 +37,8 @@ options:
         A credential with C(shared) names no identity. Credentials of the same C(group) belong together. One that is
         C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).
       - >-
-        C(image) has the C(cluster_id), and the C(image_id), C(uri) and C(config) of the options.
+        C(image) has the C(cluster_id), the C(image_id), C(uri) and C(config) of the options, and the S3 C(bucket) that
+        the role creates, empty if none.
     type: dict
     required: true
 """

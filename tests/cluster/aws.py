@@ -36,7 +36,8 @@ class Moto:
             self.processes.start(
                 "moto",
                 [sys.executable, "-m", "tests.cluster.moto_server", "-H", "127.0.0.1", "-p", str(port)],
-                environment=PYTHON,
+                # As in AWS without a policy of the bucket.
+                environment={**PYTHON, "MOTO_S3_ALLOW_CROSSACCOUNT_ACCESS": "false"},
             )
             wait_for("moto", self._ready, seconds=60)
         except BaseException:
@@ -159,9 +160,3 @@ def create_image_resources(moto: Moto) -> None:
     iam = moto.client("iam")
     iam.create_role(RoleName="vmimport", AssumeRolePolicyDocument=json.dumps(TRUST))
     iam.put_role_policy(RoleName="vmimport", PolicyName="vmimport", PolicyDocument=json.dumps(vmimport_policy(bucket)))
-
-
-def delete_image_resources(moto: Moto) -> None:
-    moto.client("s3").delete_bucket(Bucket=f"podvm-image-{VERSION}")
-    moto.client("iam").delete_role_policy(RoleName="vmimport", PolicyName="vmimport")
-    moto.client("iam").delete_role(RoleName="vmimport")

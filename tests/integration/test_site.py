@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,21 @@ from tests.support import OPERATOR_NAMESPACE
 ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
 PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https://')}"
 IMAGE_URI = "oci::quay.io/example/podvm:1.0::/image/podvm.qcow2"
+
+
+BUCKET = f"podvm-{openshift.INFRASTRUCTURE_NAME}-{openshift.CLUSTER_ID[:8]}"
+WITH_RESOURCES = {"operator_install_image_resources": True}
+IMPORT = {
+    "region": aws.REGION,
+    "bucket": BUCKET,
+    "cluster_name": openshift.INFRASTRUCTURE_NAME,
+    "cluster_id": openshift.CLUSTER_ID,
+}
+
+
+def roles(iam: Any) -> list[dict]:
+    """Without that of the image job, which leaves it."""
+    return [role for role in iam.list_roles()["Roles"] if role["RoleName"] != "vmimport"]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +172,7 @@ def test_a_run_that_is_killed_while_the_operator_installs(site: Site):
     site.run_and_kill("Wait until the nodes run kata", "--tags", "operator_install")
 
 
-def test_a_failed_image_job_ends_the_run_with_its_log(site: Site, moto: aws.Moto):
+def test_a_failed_image_job_ends_the_run_with_its_log(site: Site):
     """The credentials are given, and the bucket that the job then needs does not exist. The operator has continued."""
     message = failure_message(site.run("--tags", "operator_install"))
     assert "The job osc-podvm-image-creation of the operator, which creates the image of the pod VMs, failed" in message
@@ -165,7 +180,16 @@ def test_a_failed_image_job_ends_the_run_with_its_log(site: Site, moto: aws.Moto
     assert "Bucket podvm-image-262093934.0.1 not found or not accessible." in message
     assert "BackoffLimitExceeded" in message
     assert "run the playbook again" in message
-    aws.create_image_resources(moto)
+
+
+def test_what_the_image_job_needs_is_created_on_request(site: Site, moto: aws.Moto):
+    """The next run makes the operator create the image again."""
+    succeed(site.run, "--tags", "operator_install", "-e", json.dumps(WITH_RESOURCES))
+    settings = site.cluster.get("configmap", "aws-podvm-image-cm", "-n", OPERATOR_NAMESPACE)
+    assert settings["data"]["BUCKET_NAME"] == BUCKET
+    assert moto.client("s3").get_bucket_tagging(Bucket=BUCKET)["TagSet"]
+    image = site.cluster.get("configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)["data"]["PODVM_AMI_ID"]
+    assert moto.client("ec2").describe_images(ImageIds=[image])["Images"]
 
 
 @pytest.mark.parametrize(
@@ -293,14 +317,17 @@ def test_credentials_of_a_credentials_request(site: Site):
     site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
 
 
-def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, moto: aws.Moto, iam):
+def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(
+    site: Site, moto: aws.Moto, iam, run_module: Callable[..., dict]
+):
     """The operator creates peer-pods-secret as for a user of the web console. The role may create an image until an
     image exists."""
     site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
     site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE)
     site.cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
     # With a token, the image job creates both itself, and fails if the bucket exists.
-    aws.delete_image_resources(moto)
+    removed = run_module("ec2_podvm_import", {**IMPORT, "state": "absent"}, env=moto.environment)
+    assert len(removed["changes"]) == 3
     openshift.use_tokens(site.cluster, ISSUER)
     assert "set operator_install_create_identity to true" in failure_message(site.run("--tags", "operator_install"))
     create = ("--tags", "operator_install", "-e", "operator_install_create_identity=true")
@@ -310,7 +337,7 @@ def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(site: Site, m
     output = succeed(site.run, *create)
     openshift.use_root_credential(site.cluster)
     assert "TASK [osc.peerpods.operator_install : Remove the permissions to create an image]" in output
-    (role,) = [role for role in iam.list_roles()["Roles"] if role["RoleName"] != "vmimport"]
+    (role,) = roles(iam)
     assert iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"] == ["peer-pod-vms"]
     (subscription,) = site.cluster.get("subscriptions", "-n", OPERATOR_NAMESPACE)["items"]
     assert subscription["spec"]["config"] == {"env": [{"name": "ROLEARN", "value": role["Arn"]}]}
@@ -470,18 +497,22 @@ class TestTeardown:
             "nat_gateways": None,
         }
         assert stays(planned) == stays(output)
-        assert not iam.list_roles()["Roles"]
+        assert not roles(iam)
         for text in (planned, output):
             assert f"Namespace {OPERATOR_NAMESPACE} stays: it contains ConfigMap/mine, Deployment/mine, " in text
             assert (
                 "Namespace osc-peerpods stays: it contains ConfigMap/mine, which this collection did not create" in text
             )
 
-    def test_the_cluster_and_the_cloud_are_restored(self, initial_state, installed: Site, teardown: RoleAlone):
+    def test_the_cluster_and_the_cloud_are_restored(
+        self, initial_state, installed: Site, teardown: RoleAlone, moto: aws.Moto, run_module: Callable[..., dict]
+    ):
         for entry in USERS_OBJECTS:
             name, namespace = entry["metadata"]["name"], entry["metadata"]["namespace"]
             installed.cluster.kubectl("delete", entry["kind"], name, "-n", namespace)
-        output = succeed(teardown.run)
+        assert run_module("ec2_podvm_import", IMPORT, env=moto.environment)["changed"]
+        output = succeed(teardown.run, "-e", json.dumps(WITH_RESOURCES))
+        assert not moto.client("s3").list_buckets()["Buckets"]
         cluster, cloud = initial_state
         assert differing(cluster, dump(installed.cluster)) == {}
         assert installed.rules() == cloud

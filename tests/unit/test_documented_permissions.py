@@ -32,11 +32,11 @@ def aws_actions(policy: dict) -> list[str]:
     return sorted(action for statement in policy["Statement"] for action in statement["Action"])
 
 
-def aws_calls(services: dict[str, str]) -> list[str]:
+def aws_calls(services: dict[str, str], pattern: str = "*.py") -> list[str]:
     """The operations of these services that the code names, as actions of IAM."""
     strings = {
         node.value
-        for path in sources("plugins/module_utils/_aws")
+        for path in (ROOT / "plugins/module_utils/_aws").glob(pattern)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
@@ -58,7 +58,7 @@ def test_the_aws_policy_has_the_calls_of_the_client_and_of_the_roles():
 
 def test_the_aws_policy_for_the_role_has_the_calls_of_the_client():
     # CreateRole with tags needs it. A simulation is for roles that are given.
-    calls = {*aws_calls({"iam": "iam"}), "iam:TagRole"} - {"iam:SimulatePrincipalPolicy"}
+    calls = {*aws_calls({"iam": "iam"}, "iam.py"), "iam:TagRole"} - {"iam:SimulatePrincipalPolicy"}
     assert aws_actions(json_blocks("guide_aws.rst")[1]) == sorted(calls)
 
 
@@ -67,6 +67,19 @@ def test_the_guide_names_what_the_operator_requests():
     (entry,) = variables["operator_install_aws_provider_spec"]["statementEntries"]
     (action,) = entry["action"]
     assert f"requests ``{action}`` from the cloud credential operator" in (GUIDES / "guide_aws.rst").read_text()
+
+
+# The actions of operations that have another name.
+S3_ACTIONS = {
+    "s3:HeadBucket": "s3:ListBucket",
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:DeleteObjects": "s3:DeleteObject",
+}
+
+
+def test_the_aws_policy_for_the_image_has_the_calls_of_its_client():
+    calls = {S3_ACTIONS.get(call, call) for call in aws_calls({"iam": "iam", "s3": "s3"}, "import_client.py")}
+    assert aws_actions(json_blocks("guide_aws.rst")[2]) == sorted({*calls, "iam:TagRole"})
 
 
 def azure_actions() -> set[str]:

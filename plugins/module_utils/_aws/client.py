@@ -75,7 +75,7 @@ _RETRY = AWSRetry.jittered_backoff(
 )
 
 # The prefixes of IAM actions.
-IAM_PREFIXES = {"EC2": "ec2", "IAM": "iam", "STS": "sts", "Service Quotas": "servicequotas"}
+IAM_PREFIXES = {"EC2": "ec2", "IAM": "iam", "S3": "s3", "STS": "sts", "Service Quotas": "servicequotas"}
 
 
 class Ec2Error(Exception):

@@ -16,7 +16,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import TOKEN
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
+    GIVEN,
+    TOKEN,
+    image_job_needs_bucket,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem, uri_type
 
 NAMES = {"aws": "aws-podvm-image-cm", "azure": "azure-podvm-image-cm"}
@@ -115,14 +120,16 @@ def image_version(cluster_id: str) -> str:
 def image_settings(platform: str, options: Mapping[str, Any], credentials_way: str, csv: str) -> ImageSettings:
     """The settings that the user gives.
 
-    `options` has the `cluster_id`, the `uri` and `config` of the user, the given `image_id`, and the data of the
-    `existing` ConfigMaps by name. `csv` is the ClusterServiceVersion of the operator, empty if it is not known.
+    `options` has the `cluster_id`, the `uri` and `config` of the user, the given `image_id`, the `bucket` that the role
+    creates (empty if none), and the data of the `existing` ConfigMaps by name. `csv` is the ClusterServiceVersion of
+    the operator, empty if it is not known.
     """
-    platform, uri = platform.lower(), options["uri"]
+    platform, uri, bucket = platform.lower(), options["uri"], options["bucket"]
     if platform not in NAMES:
         return ImageSettings()
     name = NAMES[platform]
     own = {key: _text(key, value) for key, value in options["config"].items()} | ({URI_KEY: uri} if uri else {})
+    own |= {"BUCKET_NAME": bucket} if bucket else {}
     problems = tuple(_problems(platform, options, own, credentials_way, csv)) if own else ()
     existing = options["existing"].get(name)
     if not own:
@@ -161,12 +168,16 @@ def _problems(
             "to create. Set one of them."
         )
     yield from _uri_problems(platform, options["uri"], credentials_way, csv)
+    if options["bucket"]:
+        yield from _bucket_problems(options["bucket"], credentials_way, csv)
     for key, value in options["config"].items():
         where = f"{key} in operator_install_image_config"
         if not re.fullmatch("[A-Z][A-Z0-9_]*", key):
             yield f"{where} is not a key of {NAMES[platform]}: keys are written with A-Z, 0-9 and _."
         elif key == URI_KEY:
             yield f"{where} is set by operator_install_image_uri. Use that option."
+        elif key == "BUCKET_NAME" and options["bucket"]:
+            yield f"{where} is set by operator_install_image_bucket. Use that option."
         elif isinstance(value, (list, dict)):
             yield f"{where} is not a single value."
         elif key in PATTERNS and not re.fullmatch(PATTERNS[key][0], own[key]):
@@ -181,8 +192,7 @@ def _uri_problems(platform: str, uri: str, credentials_way: str, csv: str) -> It
     if problem := uri_problem(uri):
         yield problem
         return
-    version = tuple(int(part) for part in re.findall(r"\d+", csv)[:2])
-    if version and version < OCI_SINCE:
+    if csv and csv_version(csv) < OCI_SINCE:
         yield (
             f"{csv} creates its image without an OCI image; release {'.'.join(map(str, OCI_SINCE))} is the first that "
             "takes one. Leave operator_install_image_uri out, or upgrade."
@@ -191,4 +201,22 @@ def _uri_problems(platform: str, uri: str, credentials_way: str, csv: str) -> It
         yield (
             "The image job on AWS does not take a bootc image with credentials of a role (bootc-image-builder has no "
             "support for them). Use an image of type oci, or other credentials."
+        )
+
+
+def _bucket_problems(bucket: str, credentials_way: str, csv: str) -> Iterator[str]:
+    pattern, expected = PATTERNS["BUCKET_NAME"]
+    if not re.fullmatch(pattern, bucket):
+        yield f"operator_install_image_bucket must be {expected}; got '{bucket}'."
+    if image_job_needs_bucket(credentials_way, csv):
+        return
+    if credentials_way != GIVEN:
+        yield (
+            "operator_install_image_resources is for credentials that are given. With operator_install_credentials "
+            f"{credentials_way}, the image job creates the bucket and the role itself: leave the option out."
+        )
+    else:
+        yield (
+            f"operator_install_image_resources has no use with {csv}, whose image job requests credentials that create "
+            "the bucket and the role: leave the option out."
         )

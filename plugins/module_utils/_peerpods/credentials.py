@@ -28,6 +28,10 @@ TAKES_TOKENS = {"AWS": (1, 13), "Azure": (1, 12)}
 # CAA's b5fcd95e (2025-09, in v0.16.0): cloud-api-adaptor reads AWS_SESSION_TOKEN. 1.11 is the first release after it.
 TAKES_SESSION_TOKENS = (1, 11)
 
+# SCO's pull request 2189: the job that creates the image on AWS uses the given credentials, and creates neither the
+# bucket nor the role vmimport with them (config/peerpods/podvm/aws-podvm-image-handler.sh). Before, it requests others.
+IMAGE_JOB_TAKES_GIVEN = (1, 13)
+
 CLOUD_CREDENTIAL_PATH = "/apis/operator.openshift.io/v1/cloudcredentials/cluster"
 AUTHENTICATION_PATH = "/apis/config.openshift.io/v1/authentications/cluster"
 
@@ -144,6 +148,12 @@ def _no_tokens(platform: str | None, csv: str | None) -> str:
 def takes_session_token(csv: str | None) -> bool:
     """Whether cloud-api-adaptor of this release reads AWS_SESSION_TOKEN; true if the release is not known."""
     return not csv or csv_version(csv) >= TAKES_SESSION_TOKENS
+
+
+def image_job_needs_bucket(way: str, csv: str | None) -> bool:
+    """Whether the image job on AWS takes a bucket and the role vmimport that exist; otherwise it creates them. True if
+    the release is not known."""
+    return way == GIVEN and (not csv or csv_version(csv) >= IMAGE_JOB_TAKES_GIVEN)
 
 
 def cannot_grant(facts: Mapping[str, str | None], platform: str | None) -> str | None:

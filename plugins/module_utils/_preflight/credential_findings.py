@@ -92,16 +92,20 @@ def _given(result: Mapping, error: str) -> dict:
 def chosen_credentials(cluster: Mapping, settings: Mapping) -> Choice:
     """The way that the role operator_install chooses for these options."""
     options = settings["credentials"]
-    installed = (cluster["details"]["subscription"] or {}).get("installed_csv")
-    csv = installed or settings["starting_csv"] or channel_head(cluster, settings)
     return choose_credentials(
         options["requested"],
         cluster["platform"],
         given=options["given"],
         token=options["token"],
         facts=cluster["details"]["credentials"],
-        csv=csv,
+        csv=csv_of(cluster, settings),
     )
+
+
+def csv_of(cluster: Mapping, settings: Mapping) -> str | None:
+    """The ClusterServiceVersion that is or will be installed, if it is known."""
+    installed = (cluster["details"]["subscription"] or {}).get("installed_csv")
+    return installed or settings["starting_csv"] or channel_head(cluster, settings)
 
 
 def _missing(choice: Choice, options: Mapping, platform: str, facts: Mapping | None) -> str:

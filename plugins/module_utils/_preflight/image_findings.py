@@ -6,10 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import image_job_needs_bucket
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import (
+    chosen_credentials,
+    csv_of,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, finding
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 WHY = "Every peer pod is a VM that is started from this image."
+RESOURCES = "The job uploads a disk to an S3 bucket, and EC2 imports it as the IAM role vmimport."
+CREATE_OTHERWISE = (
+    "Or create both as in the guide for AWS, and set BUCKET_NAME in operator_install_image_config. Or let the cloud "
+    "credential operator grant the credentials, with which the job creates both."
+)
+CHECK = "pod-vm-image"
 KEYS = {"AWS": "PODVM_AMI_ID", "Azure": "AZURE_IMAGE_ID"}
 OPTIONS = {"AWS": "operator_install_podvm_ami_id", "Azure": "operator_install_azure_image_id"}
 
@@ -25,17 +37,17 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
     given, existing = settings["image_id"], next(iter(cluster["pod_vms"]["images"]), "")
     image_id = given or existing
     if not image_id:
-        yield _created(settings["image_uri"])
+        yield _created(cluster, settings, readings.get("image_import") or {})
         return
     source = f"{OPTIONS[platform]} is {given}." if given else f"{KEYS[platform]} of peer-pods-cm is {existing}."
     result = readings.get("image") or {}
     if not result or result.get("skipped"):
-        yield finding("pod-vm-image", "unknown", f"{source} Not checked: the login to {platform} failed.")
+        yield finding(CHECK, "unknown", f"{source} Not checked: the login to {platform} failed.")
     elif "problems" not in result:
         yield _unread(f"{source} {result['msg']}", settings)
     elif result["problems"]:
         yield finding(
-            "pod-vm-image",
+            CHECK,
             "error" if settings["confirm_image"] else "warning",
             f"{source} {' '.join(result['problems'])}",
             WHY,
@@ -45,17 +57,40 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
     elif result.get("image"):
         facts = [result["image"].get(key) for key in ("name", "architecture", "boot_mode", "generation")]
         described = f" ({', '.join(filter(None, facts))})" if any(facts) else ""
-        yield finding("pod-vm-image", "ok", f"{source} {platform} confirms it{described}.")
+        yield finding(CHECK, "ok", f"{source} {platform} confirms it{described}.")
     else:
-        yield finding("pod-vm-image", "ok", f"{source} It is in the gallery of another owner, and is not read.")
+        yield finding(CHECK, "ok", f"{source} It is in the gallery of another owner, and is not read.")
 
 
-def _created(uri: str) -> dict:
-    if problem := uri_problem(uri):
-        return finding("pod-vm-image", "error", problem, WHY, "Correct operator_install_image_uri.")
-    of = f" of {uri}" if uri else ""
+def _created(cluster: Mapping, settings: Mapping, needed: Mapping) -> dict:
+    """`needed` is the result of a dry run of ec2_podvm_import, if it ran."""
+    if problem := uri_problem(settings["image_uri"]):
+        return finding(CHECK, "error", problem, WHY, "Correct operator_install_image_uri.")
+    of = f" of {settings['image_uri']}" if settings["image_uri"] else ""
+    found = f"The operator creates the image of the pod VMs{of} when peer pods are enabled."
+    way, csv = chosen_credentials(cluster, settings).way, csv_of(cluster, settings)
+    if cluster["platform"] != "AWS" or not image_job_needs_bucket(way, csv):
+        return finding(CHECK, "ok", found)
+    creates = settings["image_resources"]
+    if needed.get("msg"):
+        if not creates:
+            found = f"{found} Whether its bucket and role exist was not checked. {needed['msg']}"
+            return finding(CHECK, "unknown", found)
+        return finding(CHECK, "error", f"{found} {needed['msg']}", RESOURCES, CREATE_OTHERWISE)
+    if "changes" not in needed:
+        return finding(CHECK, "ok", found)
+    if creates:
+        changes = f" This run does: {join_names(needed['changes'])}." if needed["changes"] else ""
+        return finding(CHECK, "ok", f"{found}{changes}")
+    missing = [change.removeprefix("create ") for change in needed["changes"] if change.startswith("create ")]
+    if not missing:
+        return finding(CHECK, "ok", found)
     return finding(
-        "pod-vm-image", "ok", f"The operator creates the image of the pod VMs{of} when peer pods are enabled."
+        CHECK,
+        "warning",
+        f"{found} With given credentials, its job needs what does not exist: {join_names(missing)}.",
+        RESOURCES,
+        f"Set operator_install_image_resources to true, which creates what is missing. {CREATE_OTHERWISE}",
     )
 
 
@@ -67,9 +102,9 @@ def _otherwise(platform: str, given: str) -> str:
 
 def _unread(found: str, settings: Mapping) -> dict:
     if not settings["confirm_image"]:
-        return finding("pod-vm-image", "unknown", found, WHY, "Check the image in the console of the cloud.")
+        return finding(CHECK, "unknown", found, WHY, "Check the image in the console of the cloud.")
     return finding(
-        "pod-vm-image",
+        CHECK,
         "error",
         found,
         WHY,

@@ -19,6 +19,7 @@ def planned(
         "image_id": "",
         "uri": "",
         "config": {},
+        "bucket": "",
         "existing": {} if existing is None else {name: existing},
     }
     csv = f"sandboxed-containers-operator.v{release}" if release else ""
@@ -76,6 +77,16 @@ def test_booleans_are_written_as_the_scripts_read_them():
         ({"uri": "quay.io/a"}, "operator_install_image_uri must be TYPE::IMAGE[:TAG][::PATH]"),
         ({"uri": URI, "release": "1.9.1"}, "operator.v1.9.1 creates its image without an OCI image; release 1.10"),
         ({"uri": "bootc::quay.io/a", "way": "token"}, "does not take a bootc image with credentials of a"),
+        (
+            {"bucket": "b-1", "way": "token"},
+            "With operator_install_credentials token, the image job creates the bucket",
+        ),
+        ({"bucket": "b-1", "release": "1.12.0"}, "has no use with sandboxed-containers-operator.v1.12.0"),
+        ({"bucket": "B"}, "operator_install_image_bucket must be the name of an S3 bucket"),
+        (
+            {"bucket": "b-1", "config": {"BUCKET_NAME": "b-2"}},
+            "BUCKET_NAME in operator_install_image_config is set by operator_install_image_bucket.",
+        ),
         ({"config": {"ami_version": "1"}}, "ami_version in operator_install_image_config is not a key of aws-podvm-"),
         ({"config": {"PODVM_IMAGE_URI": URI}}, "is set by operator_install_image_uri. Use that option."),
         ({"config": {"A": ["b"]}}, "A in operator_install_image_config is not a single value."),
@@ -95,6 +106,11 @@ def test_settings_that_cannot_be_used(options: dict, expected: str):
 @pytest.mark.parametrize("release", ["", "1.10.0"])
 def test_releases_that_take_an_oci_image(release: str):
     assert planned(uri=URI, release=release).problems == ()
+
+
+def test_the_bucket_that_the_role_creates():
+    assert planned(bucket="b-1").data["BUCKET_NAME"] == "b-1"
+    assert planned(bucket="b-1", existing={"BUCKET_NAME": "b-2"}).data == {"BUCKET_NAME": "b-1"}
 
 
 @pytest.mark.parametrize(

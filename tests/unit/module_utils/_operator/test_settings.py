@@ -20,7 +20,7 @@ def settings(*rows, **options) -> dict:
         "subscription": [],
         "kata_config": [],
         "public_key": "",
-        "image": {"cluster_id": "0f9f3c6e-6d1c", "image_id": "", "uri": "", "config": {}},
+        "image": {"cluster_id": "0f9f3c6e-6d1c", "image_id": "", "uri": "", "config": {}, "bucket": ""},
         "take_over": False,
         "namespace": "osc",
         "objects": [],

@@ -66,6 +66,7 @@ SETTINGS = {
     "quota": "warn",
     "image_id": "",
     "image_uri": "",
+    "image_resources": False,
     "confirm_image": True,
     "limit": 10,
     "installs": True,

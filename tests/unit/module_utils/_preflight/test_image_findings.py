@@ -19,17 +19,58 @@ def found(
     uri: str = "",
     image: dict | None = None,
     confirm: bool = True,
+    way: str = "given",
+    release: str = "1.13.0",
+    creates: bool = False,
+    needed: dict | None = None,
 ) -> dict:
-    cluster = {"platform": platform, "pod_vms": {"images": [existing] if existing else []}}
-    settings = {"image_id": given, "image_uri": uri, "confirm_image": confirm}
-    (entry,) = image_findings(cluster, settings, {"image": image or {}})
+    subscription = {"installed_csv": f"sandboxed-containers-operator.v{release}"}
+    cluster = {
+        "platform": platform,
+        "pod_vms": {"images": [existing] if existing else []},
+        "details": {"credentials": None, "subscription": subscription},
+    }
+    settings = {
+        "image_id": given,
+        "image_uri": uri,
+        "image_resources": creates,
+        "confirm_image": confirm,
+        "credentials": {"requested": way, "given": [], "token": []},
+    }
+    (entry,) = image_findings(cluster, settings, {"image": image or {}, "image_import": needed or {}})
     return entry
 
 
+MISSING = {"changes": ["create bucket b", "create role vmimport", "put policy osc.peerpods-1"]}
+EXIST: dict = {"changes": []}
+REJECTED = {"failed": True, "msg": "IAM rejected GetRole."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        ({"needed": EXIST}, "ok", "when peer pods are enabled."),
+        ({"needed": MISSING}, "warning", "its job needs what does not exist: bucket b, role vmimport."),
+        ({"needed": {"changes": ["put policy p"]}}, "ok", "when peer pods are enabled."),
+        ({"needed": REJECTED}, "unknown", "Whether its bucket and role exist was not checked. IAM rejected GetRole."),
+        ({}, "ok", "when peer pods are enabled."),
+        ({"creates": True, "needed": MISSING}, "ok", "This run does: create bucket b, create role vmimport, put"),
+        ({"creates": True, "needed": EXIST}, "ok", "when peer pods are enabled."),
+        ({"creates": True, "needed": REJECTED}, "error", "IAM rejected GetRole."),
+        ({"way": "token", "needed": MISSING}, "ok", "when peer pods are enabled."),
+        ({"release": "1.12.0", "needed": MISSING}, "ok", "when peer pods are enabled."),
+        ({"platform": "Azure"}, "ok", "when peer pods are enabled."),
+    ],
+)
+def test_what_the_job_for_the_image_needs(arguments: dict, status: str, expected: str):
+    entry = found(**arguments)
+    assert entry["status"] == status
+    assert expected in entry["found"]
+
+
 def test_without_an_id_the_operator_creates_the_image():
-    assert found()["status"] == "ok"
     assert "The operator creates the image" in found("Azure")["found"]
-    assert "creates the image of the pod VMs of oci::q.io/a:1 when" in found(uri="oci::q.io/a:1")["found"]
+    assert "creates the image of the pod VMs of oci::q.io/a:1 when" in found("Azure", uri="oci::q.io/a:1")["found"]
     assert found(uri="quay.io/a:1")["status"] == "error"
 
 

@@ -1,0 +1,183 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The S3 bucket and the role with which EC2 imports the image of the pod VMs (private to this collection; no I/O here).
+
+The image job uploads a disk to the bucket, and VM Import reads it as the role `vmimport`, of which an account has one
+("Required permissions for VM Import/Export" in the VM Import/Export User Guide). Each cluster therefore has an inline
+policy of its own in this role. Only a role without other policies is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, REFERENCE_TAG
+
+ROLE = "vmimport"
+SERVICE = "vmie.amazonaws.com"
+
+# What VM Import does with the bucket, by whether the resource is the bucket or an object in it.
+BUCKET_ACTIONS = ("s3:GetBucketLocation", "s3:ListBucket")
+OBJECT_ACTIONS = ("s3:GetObject",)
+SNAPSHOT_ACTIONS = ("ec2:CopySnapshot", "ec2:Describe*", "ec2:ModifySnapshotAttribute", "ec2:RegisterImage")
+
+OTHER_BUCKET = "Set operator_install_image_bucket to another name."
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a cluster needs, and where."""
+
+    cluster_id: str
+    cluster_name: str
+    bucket: str
+    region: str
+    partition: str = "aws"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{self.cluster_id}": self.cluster_name}
+
+    @property
+    def policy(self) -> str:
+        """The name of the inline policy."""
+        return f"osc.peerpods-{self.cluster_id}"
+
+    @property
+    def bucket_arn(self) -> str:
+        return f"arn:{self.partition}:s3:::{self.bucket}"
+
+    @property
+    def document(self) -> dict:
+        return {
+            "Version": "2012-10-17",
+            "Statement": [
+                {"Effect": "Allow", "Action": list(BUCKET_ACTIONS), "Resource": [self.bucket_arn]},
+                {"Effect": "Allow", "Action": list(OBJECT_ACTIONS), "Resource": [f"{self.bucket_arn}/*"]},
+                {"Effect": "Allow", "Action": list(SNAPSHOT_ACTIONS), "Resource": ["*"]},
+            ],
+        }
+
+
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": SERVICE},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"sts:Externalid": ROLE}},
+        }
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    region: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def is_of(self, target: Target) -> bool:
+        return target.tags.items() <= self.tags.items()
+
+
+@dataclass(frozen=True)
+class Role:
+    """The role, the documents of its inline policies by their names, and those of the policies attached to it."""
+
+    trust: Mapping[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
+    inline: Mapping[str, Mapping] = field(default_factory=dict)
+    attached: Mapping[str, Mapping] = field(default_factory=dict)
+
+    @property
+    def is_managed(self) -> bool:
+        return self.tags.get(MANAGED_TAG) == "true"
+
+    def allows(self, action: str, resource: str) -> bool:
+        return any(
+            statement.get("Effect") == "Allow"
+            and _matches(action, statement.get("Action"))
+            and _matches(resource, statement.get("Resource"))
+            for document in (*self.inline.values(), *self.attached.values())
+            for statement in _as_list(document.get("Statement"))
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    action: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.action.replace('_', ' ')} {self.name}"
+
+
+def plan_import(target: Target, bucket: Bucket | None, role: Role | None) -> list[Change]:
+    """What is missing. A role of another owner is not changed: see `import_problems`."""
+    changes = [] if bucket else [Change("create_bucket", target.bucket)]
+    if role is None:
+        changes.append(Change("create_role", ROLE))
+    if (role is None or role.is_managed) and (role is None or role.inline.get(target.policy) != target.document):
+        changes.append(Change("put_policy", target.policy))
+    return changes
+
+
+def import_problems(target: Target, bucket: Bucket | None, role: Role | None) -> Iterator[str]:
+    """Why what exists cannot be used, and is not changed either."""
+    if bucket and bucket.region != target.region:
+        yield (
+            f"The S3 bucket {target.bucket} is in {bucket.region}, and EC2 in {target.region} imports images only from "
+            f"buckets there. {OTHER_BUCKET}"
+        )
+    if role is None:
+        return
+    if not any(
+        statement.get("Effect") == "Allow" and SERVICE in _as_list(_service(statement.get("Principal")))
+        for statement in _as_list(role.trust.get("Statement"))
+    ):
+        yield f"The trust policy of the IAM role {ROLE} does not admit {SERVICE}. Correct it, or delete the role."
+    if role.is_managed:
+        return
+    denied = [
+        action
+        for actions, resource in ((BUCKET_ACTIONS, target.bucket_arn), (OBJECT_ACTIONS, f"{target.bucket_arn}/podvm"))
+        for action in actions
+        if not role.allows(action, resource)
+    ]
+    if denied:
+        yield (
+            f"The IAM role {ROLE} exists, and osc.peerpods did not create it: it is not changed. Its policies do not "
+            f"allow {', '.join(denied)} on {target.bucket_arn}. Allow it, or set "
+            "operator_install_image_bucket to a bucket that the role may read."
+        )
+
+
+def plan_removal(target: Target, bucket: Bucket | None, role: Role | None) -> list[Change]:
+    """Only what this collection created; the role, if no other cluster has a policy in it."""
+    changes = []
+    if role and target.policy in role.inline:
+        changes.append(Change("delete_policy", target.policy))
+    if role and role.is_managed and not role.attached and not role.inline.keys() - {target.policy}:
+        changes.append(Change("delete_role", ROLE))
+    if bucket and bucket.is_of(target):
+        changes.append(Change("delete_bucket", target.bucket))
+    return changes
+
+
+def _matches(value: str, patterns: Any) -> bool:
+    return any(fnmatchcase(value.lower(), pattern.lower()) for pattern in _as_list(patterns))
+
+
+def _service(principal: Any) -> Any:
+    return principal.get("Service") if isinstance(principal, Mapping) else None
+
+
+def _as_list(value: Any) -> Sequence[Any]:
+    """The elements of policies with one element need not be lists."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

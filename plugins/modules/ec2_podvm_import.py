@@ -1,0 +1,159 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ec2_podvm_import
+version_added: "0.1.0"
+short_description: Manage the S3 bucket and the role with which EC2 imports the image of peer pods' VMs
+description:
+  - >-
+    The job of the operator that creates the image of the VMs uploads a disk to an S3 bucket, and EC2 imports it as the
+    IAM role C(vmimport). With credentials that are given to the operator, the job creates neither.
+  - >-
+    The bucket has the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME). An account has one role
+    C(vmimport): each cluster has an inline policy of its own in it, C(osc.peerpods-ID), which allows only what VM
+    Import does with this bucket and with snapshots.
+  - >-
+    A bucket of this account and a role C(vmimport) that exist are used, and are neither changed nor removed if this
+    collection did not create them. The module fails before any change if the bucket belongs to another account or to
+    another region, or if the role may not read it.
+options:
+  bucket:
+    description:
+      - The name of the bucket. The names of all buckets in AWS are different.
+    type: str
+    required: true
+  cluster_name:
+    description:
+      - The infrastructure name of the cluster, as M(osc.peerpods.cluster_info) returns it.
+    type: str
+    required: true
+  cluster_id:
+    description:
+      - The ID of the cluster, as M(osc.peerpods.cluster_info) returns it.
+    type: str
+    required: true
+  state:
+    description:
+      - >-
+        Whether the bucket and the role exist. With V(absent), the bucket is removed with its content, and the role
+        unless it has a policy of another cluster.
+    type: str
+    choices: [present, absent]
+    default: present
+notes:
+  - >-
+    The credentials need C(s3:ListBucket), C(s3:GetBucketTagging), C(s3:CreateBucket), C(s3:PutBucketTagging),
+    C(iam:GetRole), C(iam:ListRolePolicies), C(iam:ListAttachedRolePolicies), C(iam:GetRolePolicy), C(iam:CreateRole),
+    C(iam:TagRole) and C(iam:PutRolePolicy); for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole),
+    C(s3:DeleteObject) and C(s3:DeleteBucket) as well. To read the policies that another owner has attached to the role,
+    C(iam:GetPolicy) and C(iam:GetPolicyVersion).
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Can run in check mode and return the changes that it would make.
+    support: full
+  diff_mode:
+    description: Returns what it creates or removes.
+    support: full
+seealso:
+  - module: osc.peerpods.ec2_podvm_image_info
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Create the bucket and the role
+  osc.peerpods.ec2_podvm_import:
+    region: us-east-2
+    bucket: podvm-demo-7x2kq-0f9f3c6e
+    cluster_name: demo-7x2kq
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+
+- name: Remove them
+  osc.peerpods.ec2_podvm_import:
+    region: us-east-2
+    bucket: podvm-demo-7x2kq-0f9f3c6e
+    cluster_name: demo-7x2kq
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+    state: absent
+"""
+
+RETURN = r"""
+changes:
+  description: The changes, in order.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - create bucket podvm-demo-7x2kq-0f9f3c6e
+    - create role vmimport
+    - put policy osc.peerpods-0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+"""
+
+from typing import Any
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.import_client import VmImport
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
+    Target,
+    import_problems,
+    plan_import,
+    plan_removal,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+
+def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
+    params = module.params
+    target = Target(params["cluster_id"], params["cluster_name"], params["bucket"], module.region, client.partition)
+    bucket, role = client.bucket(target.bucket), client.role(target.policy)
+    if params["state"] == "present":
+        if problems := list(import_problems(target, bucket, role)):
+            raise Ec2Error(" ".join(problems))
+        changes = plan_import(target, bucket, role)
+    else:
+        changes = plan_removal(target, bucket, role)
+    if not module.check_mode:
+        for change in changes:
+            client.apply(change, target)
+    return {
+        "changed": bool(changes),
+        "changes": [str(change) for change in changes],
+        "diff": {"prepared": "".join(f"{change}\n" for change in changes)},
+    }
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={
+            "bucket": {"type": "str", "required": True},
+            "cluster_name": {"type": "str", "required": True},
+            "cluster_id": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    client = None
+    try:
+        client = VmImport(module)
+        result = run(module, client)
+    except Ec2Error as error:
+        done = client.changes if client else []
+        before = f" Before, this run did: {join_names(done)}." if done else ""
+        module.fail_json(msg=f"{error}{before}", changed=bool(done))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
+    TRUST,
+    Bucket,
+    Role,
+    Target,
+    import_problems,
+    plan_import,
+    plan_removal,
+)
+
+TARGET = Target("id-1", "demo", "podvm-demo", "eu-central-1")
+OWN = {"osc.peerpods/managed": "true"}
+OUR_BUCKET = Bucket("eu-central-1", {**OWN, "osc.peerpods/cluster/id-1": "demo", "team": "a"})
+THEIR_BUCKET = Bucket("eu-central-1", {"team": "a"})
+OF_ANOTHER_CLUSTER = Bucket("eu-central-1", {**OWN, "osc.peerpods/cluster/id-2": "other"})
+POLICY = {"osc.peerpods-id-1": TARGET.document}
+OTHER_POLICY: dict[str, dict] = {"osc.peerpods-id-2": {}}
+OUR_ROLE = Role(TRUST, OWN, POLICY)
+
+CREATE_BUCKET, CREATE_ROLE, PUT = "create bucket podvm-demo", "create role vmimport", "put policy osc.peerpods-id-1"
+DELETE_BUCKET, DELETE_ROLE = "delete bucket podvm-demo", "delete role vmimport"
+DELETE_POLICY = "delete policy osc.peerpods-id-1"
+
+
+def allowing(*actions: str, resource: str | list[str] = "*") -> dict:
+    return {"Statement": {"Effect": "Allow", "Action": list(actions), "Resource": resource}}
+
+
+@pytest.mark.parametrize(
+    ("bucket", "role", "changes"),
+    [
+        (None, None, [CREATE_BUCKET, CREATE_ROLE, PUT]),
+        (OUR_BUCKET, OUR_ROLE, []),
+        (OUR_BUCKET, Role(TRUST, OWN), [PUT]),
+        (OUR_BUCKET, Role(TRUST, OWN, {"osc.peerpods-id-1": allowing("s3:*")}), [PUT]),
+        (THEIR_BUCKET, Role(TRUST, OWN, OTHER_POLICY), [PUT]),
+        (None, Role(TRUST, {}, {"x": allowing("s3:*")}), [CREATE_BUCKET]),
+    ],
+)
+def test_what_is_created(bucket: Bucket | None, role: Role | None, changes: list[str]):
+    assert list(map(str, plan_import(TARGET, bucket, role))) == changes
+    assert list(import_problems(TARGET, bucket, role)) == []
+
+
+def test_the_policy_allows_no_more_than_vm_import_does():
+    bucket = "arn:aws-us-gov:s3:::podvm-demo"
+    statements = Target("id-1", "demo", "podvm-demo", "us-gov-west-1", "aws-us-gov").document["Statement"]
+    assert [statement["Resource"] for statement in statements] == [[bucket], [f"{bucket}/*"], ["*"]]
+    assert all(action.startswith("ec2:") for action in statements[2]["Action"])
+
+
+@pytest.mark.parametrize(
+    ("bucket", "role", "problem"),
+    [
+        (Bucket("us-east-1"), OUR_ROLE, "podvm-demo is in us-east-1, and EC2 in eu-central-1 imports images only from"),
+        (None, Role({"Statement": []}, OWN), "The trust policy of the IAM role vmimport does not admit vmie.amazonaws"),
+        (
+            None,
+            Role(TRUST, {}, {"x": allowing("s3:Get*", resource="arn:aws:s3:::other/*")}),
+            "do not allow s3:GetBucketLocation, s3:ListBucket, s3:GetObject on arn:aws:s3:::podvm-demo. Allow it, or",
+        ),
+        (None, Role(TRUST, {}, {"x": allowing("s3:Get*")}), "do not allow s3:ListBucket on"),
+        (None, Role(TRUST, {}, {}, {"x": allowing("s3:List*", "s3:Getb*")}), "do not allow s3:GetObject on"),
+        (
+            None,
+            Role(TRUST, {}, {"x": {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}}),
+            "do not allow s3:GetBucketLocation",
+        ),
+    ],
+)
+def test_what_cannot_be_used(bucket: Bucket | None, role: Role, problem: str):
+    (found,) = import_problems(TARGET, bucket, role)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("bucket", "role", "changes"),
+    [
+        (None, None, []),
+        (OUR_BUCKET, OUR_ROLE, [DELETE_POLICY, DELETE_ROLE, DELETE_BUCKET]),
+        # An interrupted removal.
+        (OUR_BUCKET, Role(TRUST, OWN), [DELETE_ROLE, DELETE_BUCKET]),
+        (THEIR_BUCKET, Role(TRUST, OWN, {**POLICY, **OTHER_POLICY}), [DELETE_POLICY]),
+        (OF_ANOTHER_CLUSTER, Role(TRUST, OWN, OTHER_POLICY), []),
+        (OUR_BUCKET, Role(TRUST, OWN, POLICY, {"attached": {}}), [DELETE_POLICY, DELETE_BUCKET]),
+        (None, Role(TRUST, {}, {"x": {}}), []),
+    ],
+)
+def test_only_what_is_ours_is_removed(bucket: Bucket | None, role: Role | None, changes: list[str]):
+    assert list(map(str, plan_removal(TARGET, bucket, role))) == changes
