@@ -26,6 +26,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -467,11 +468,26 @@ class Azure:
             form["client_assertion_type"] = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
         url = f"{env['AZURE_CLOUD_ENVIRONMENT']}/{env['AZURE_TENANT_ID']}/oauth2/v2.0/token"
         try:
-            with urllib.request.urlopen(url, urllib.parse.urlencode(form).encode(), context=self._tls) as answer:
-                self._token = json.load(answer)["access_token"]
+            request = urllib.request.Request(url, urllib.parse.urlencode(form).encode())
+            self._token = json.loads(self._send(request))["access_token"]
         except urllib.error.HTTPError as error:
             say(f"ERROR: {error.read().decode()}")
             raise HandlerError("Failed to login to Azure") from None
+
+    def _send(self, request: urllib.request.Request) -> bytes:
+        """As `az`: its requests are repeated if they are throttled or get no answer (RetryPolicy of azure-core)."""
+        for _retry in range(10):
+            try:
+                with urllib.request.urlopen(request, context=self._tls) as answer:
+                    return answer.read()
+            except urllib.error.HTTPError as error:
+                if error.code not in (408, 429, 500, 502, 503, 504):
+                    raise
+                time.sleep(float(error.headers.get("Retry-After", 0.1)))
+            except (OSError, HTTPException):
+                time.sleep(0.1)
+        with urllib.request.urlopen(request, context=self._tls) as answer:
+            return answer.read()
 
     def _write(self, message: str, path: str, body: dict) -> None:
         """PUT, and wait until the operation has ended."""
@@ -493,8 +509,7 @@ class Azure:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, context=self._tls) as answer:
-                content = answer.read()
+            content = self._send(request)
         except urllib.error.HTTPError as error:
             if method == "GET" and error.code == 404:
                 return None
