@@ -93,6 +93,58 @@ az network vnet subnet update --nat-gateway "${PEERPOD_NAT_GW}" --ids "${AZURE_S
 )
 AZURE_PORTS = AZURE_FACTS + AZURE_NETWORK + AZURE_KATA_AGENT + AZURE_VXLAN
 
+# docs/credentials-handling.md of openshift/sandboxed-containers-operator, "Tokenized Authentication". The managed policy
+# of AWS, which moto does not have, is left out. az role assignment create --assignee asks Microsoft Graph for the
+# principal, which is not emulated: the two options for its ID and type are in its place.
+AWS_TOKEN = (
+    _OC
+    + r"""
+AWS_ACCOUNT_ID=$(aws sts get-caller-identity --query "Account" --output text)
+OIDC_PROVIDER=$(oc get authentication cluster -o jsonpath='{.spec.serviceAccountIssuer}' | sed -e "s/^https:\/\///")
+ROLE_NAME=openshift-sandboxed-containers-role
+aws iam create-role --role-name $ROLE_NAME --assume-role-policy-document file://<(cat <<EOF
+{
+  "Version": "2012-10-17",
+  "Statement": [
+    {
+      "Effect": "Allow",
+      "Principal": {
+        "Federated": "arn:aws:iam::${AWS_ACCOUNT_ID}:oidc-provider/${OIDC_PROVIDER}"
+      },
+      "Action": "sts:AssumeRoleWithWebIdentity",
+      "Condition": {
+        "StringEquals": {
+          "${OIDC_PROVIDER}:sub": "system:serviceaccount:openshift-sandboxed-containers-operator:default",
+          "${OIDC_PROVIDER}:aud": "openshift"
+        }
+      }
+    }
+  ]
+}
+EOF
+)
+"""
+)
+AZURE_TOKEN = (
+    AZURE_FACTS
+    + r"""
+IDENTITY_NAME=documented
+RESOURCE_GROUP=$AZURE_RESOURCE_GROUP
+LOCATION=westeurope
+az identity create --name $IDENTITY_NAME --resource-group $RESOURCE_GROUP --location $LOCATION
+PRINCIPAL_ID=$(az identity show  --name $IDENTITY_NAME --resource-group $RESOURCE_GROUP --query principalId -o tsv)
+SUBSCRIPTION_ID=$(az account show --query id -o tsv)
+ROLES=("Reader" "Virtual Machine Contributor" "Network Contributor" "Storage Account Contributor" \
+  "Compute Gallery Artifacts Publisher")
+for r in "${ROLES[@]}"; do az role assignment create --assignee-object-id "$PRINCIPAL_ID" \
+  --assignee-principal-type ServicePrincipal --role "$r" --scope "/subscriptions/$SUBSCRIPTION_ID"; done
+ISSUER=$(oc get authentication.config.openshift.io cluster -o jsonpath='{.spec.serviceAccountIssuer}')
+az identity federated-credential create  --name $IDENTITY_NAME-federation  --identity-name $IDENTITY_NAME \
+  --issuer $ISSUER --subject system:serviceaccount:openshift-sandboxed-containers-operator:default \
+  -g $RESOURCE_GROUP --audiences openshift
+"""
+)
+
 
 def limit(value: str) -> str:
     return (

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests import documented
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, roles
 from tests.azure_arm.az import AZURE_CLI, Az
 from tests.cluster import aws, azure, openshift
 from tests.cluster.launcher import Cluster
@@ -184,6 +184,48 @@ def test_aws_workers_in_two_groups(on_aws: Aws, cloud_side: aws.CloudSide, run_m
     assert group["group_id"] == on_aws.group_id
     added = [(rule["FromPort"], rule["IpProtocol"]) for rule in on_aws.rules() if rule not in before]
     assert added == [(9000, "tcp"), (9000, "udp"), (15150, "tcp")]
+
+
+AWS_ROLE_DIFFERENT = {
+    "RoleId": "IAM's own",
+    "CreateDate": "the time",
+    "Arn": "contains the name",
+    "RoleName": "is that of the cluster, so that several clusters can share an account",
+    "Description": "names the program that created the role, and the purpose",
+    "Tags": "identify the role of the collection for state: absent",
+    "AssumeRolePolicyDocument": "has a list of one subject, as ccoctl writes it",
+}
+
+
+def test_aws_role_for_tokens(on_aws: Aws, moto: aws.Moto, run_module: Callable[..., dict]):
+    issuer = "https://documented.s3.eu-central-1.amazonaws.com"
+    iam = moto.client("iam")
+    iam.create_open_id_connect_provider(Url=issuer, ClientIDList=["openshift"], ThumbprintList=[])
+    openshift.use_tokens(on_aws.cluster, issuer)
+    configured = replace(on_aws, environment={**on_aws.environment, "AWS_DEFAULT_REGION": aws.REGION})
+    completed = configured.type(documented.AWS_TOKEN)
+    openshift.use_root_credential(on_aws.cluster)
+    assert (completed.returncode, completed.stderr) == (0, "")
+    identity = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+    options = {**identity, "issuer": issuer, "region": aws.REGION}
+    created = run_module("iam_token_role", options, env=on_aws.environment)
+    documented_role, role = (
+        iam.get_role(RoleName=name)["Role"] for name in ("openshift-sandboxed-containers-role", created["role"]["name"])
+    )
+    run_module("iam_token_role", {**options, "state": "absent"}, env=on_aws.environment)
+    assert differing([documented_role], [role]) == AWS_ROLE_DIFFERENT.keys()
+    (expected,), (statement,) = (each["AssumeRolePolicyDocument"]["Statement"] for each in (documented_role, role))
+    subject = next(key for key in expected["Condition"]["StringEquals"] if key.endswith(":sub"))
+    expected["Condition"]["StringEquals"][subject] = [expected["Condition"]["StringEquals"][subject]]
+    assert statement == expected
+    # The check of a role that was given accepts the documented one.
+    checked = run_module(
+        "iam_token_role_info",
+        {"role_arn": documented_role["Arn"], "issuer": issuer, "region": aws.REGION},
+        env=on_aws.environment,
+    )
+    iam.delete_role(RoleName=documented_role["RoleName"])
+    assert checked["problems"] == []
 
 
 # -- Azure (3.1.3.1) ---------------------------------------------------------------------------
@@ -426,3 +468,35 @@ def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
         finally:
             cluster.kubectl("delete", *config_arguments)
     assert specs == [{**config["spec"], "limit": "20"}] * 2
+
+
+def test_azure_identity_for_tokens(azure_world: Azure, run_module: Callable[..., dict]):
+    """Both have one federated credential for the same tokens, and the same roles: the documentation in the whole
+    subscription, the collection as ccoctl in the resource group of the cluster."""
+    issuer, group = "https://documentedoidc.blob.core.windows.net/demo", azure_world.side.resource_group
+    arm = azure_world.arm
+    arm.permissions = [roles.OWNER]
+    openshift.use_tokens(azure_world.cluster, issuer)
+    completed = azure_world.type(documented.AZURE_TOKEN)
+    assert completed.returncode == 0, completed.stderr
+    documented_ones = dict(arm.identities.stored)
+    identity = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
+    options = {**identity, "issuer": issuer, "resource_group": group, "location": azure.REGION, "image": True}
+    run_module("azure_token_identity", options, env=azure_world.environment)
+    ours = {key: body for key, body in arm.identities.stored.items() if key not in documented_ones}
+
+    def of(stored: dict[str, dict], kind: str) -> list[dict]:
+        return [body["properties"] for body in stored.values() if body["type"].endswith(kind)]
+
+    assert of(ours, "/federatedIdentityCredentials") == of(documented_ones, "/federatedIdentityCredentials")
+    assignments = [of(each, "/roleAssignments") for each in (documented_ones, ours)]
+    assigned = [{each["roleDefinitionId"] for each in of_one} for of_one in assignments]
+    assert assigned[0] == assigned[1]
+    subscription = f"/subscriptions/{arm.subscription_id}"
+    scopes = [{each["scope"] for each in of_one} for of_one in assignments]
+    assert scopes == [{subscription}, {f"{subscription}/resourceGroups/{group}"}]
+    # The check of an identity that was given accepts the documented one.
+    client_id = of(documented_ones, "/userAssignedIdentities")[0]["clientId"]
+    given = {"identity_client_id": client_id, "scopes": [group], "issuer": issuer, "image": True}
+    checked = run_module("azure_token_identity_info", given, env=azure_world.environment)
+    assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")

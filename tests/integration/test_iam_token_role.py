@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
+from tests.cluster.launcher import Cluster
+from tests.integration.site import succeed
+from tests.playbook_runs import run_playbook
+from tests.support import ROOT, ansible_environment, local_play
 
 ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
 CLUSTER = {"cluster_name": "demo-7x2kq", "cluster_id": "uuid", "issuer": ISSUER, "region": REGION}
@@ -121,6 +127,43 @@ def test_a_role_of_another_owner_is_neither_changed_nor_removed(run, iam):
     assert run({"name": "given", "state": "absent"})["changes"] == []
     assert run({"cluster_id": "another", "state": "absent"})["changes"] == []
     assert iam.get_role(RoleName="given")["Role"] == before
+
+
+def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto, cluster: Cluster, tmp_path: Path):
+    """A role of another owner is reported, and does not stop it."""
+
+    def tasks(arn: str, *, image: bool) -> dict:
+        env = [{"name": "ROLEARN", "value": arn}]
+        subscription = {"kind": "Subscription", "content": {"config": {"env": env}}}
+        return {
+            "ansible.builtin.include_role": {
+                "name": "osc.peerpods.operator_install",
+                "tasks_from": "existing_identity",
+            },
+            "vars": {
+                "operator_install_state": {"objects": [subscription]},
+                "operator_install_identity_makes_image": image,
+            },
+        }
+
+    facts = {"platform": "AWS", "region": REGION, "infrastructure_name": "demo-7x2kq", "cluster_id": "uuid"}
+    given = iam.get_role(RoleName="given")["Role"]["Arn"]
+    missing = ARN.replace(NAME, "missing")
+    playbook = tmp_path / "play.yml"
+
+    def play(*of_play: dict) -> str:
+        playbook.write_text(json.dumps(local_play({"cluster_prerequisites_cluster": facts}, tasks=list(of_play))))
+        environment = ansible_environment({**moto.environment, "K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)})
+        return succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
+
+    openshift.use_tokens(cluster, ISSUER)
+    play(tasks(ARN, image=True))
+    assert policies(iam) == {"peer-pod-vms", "peer-pod-image"}
+    output = play(tasks(ARN, image=False), tasks(given, image=True), tasks(missing, image=True))
+    openshift.use_root_credential(cluster)
+    assert policies(iam) == {"peer-pod-vms"}
+    assert f"The permissions of {given} were not changed" in output
+    assert "missing" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
 
 def test_the_role_is_removed(run, iam):
