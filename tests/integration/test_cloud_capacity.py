@@ -29,6 +29,9 @@ from tests.support import OPERATOR_NAMESPACE, ansible_environment
 
 # moto separates regions, and no other test uses this region.
 REGION = "eu-west-3"
+ZONE = f"{REGION}a"
+# A type that other zones of this region offer.
+OFFERED_ELSEWHERE = "c6id.large"
 STANDARD = "L-1216C47A"
 STANDARD_NAME = "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"
 RESOURCE = "kata.peerpods.io/vm"
@@ -139,7 +142,7 @@ class Aws:
 def aws(moto: Moto) -> Iterator[Aws]:
     ec2 = _ec2(moto)
     vpc_id = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.0.0/26")["Subnet"]["SubnetId"]
+    subnet = ec2.create_subnet(VpcId=vpc_id, CidrBlock="10.0.0.0/26", AvailabilityZone=ZONE)["Subnet"]["SubnetId"]
     with ec2_proxy(moto.endpoint_url) as proxy, ServiceQuotas() as quotas:
         thread = threading.Thread(target=quotas.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
@@ -253,13 +256,35 @@ def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):
 
     aws.launch("t3.medium", 3)
     usages = usage(aws.subnet_id)
-    assert usages["subnet"] == {"id": aws.subnet_id, "free": 56, "reason": None}
+    assert usages["subnet"] == {"id": aws.subnet_id, "availability_zone": ZONE, "free": 56, "reason": None}
     assert aws.proxy.take_calls() == ["DescribeSubnets"]
     assert usage("subnet-0123456789abcdef0")["subnet"] == {
         "id": "subnet-0123456789abcdef0",
+        "availability_zone": None,
         "free": None,
         "reason": f"EC2 has no subnet subnet-0123456789abcdef0 in {REGION}.",
     }
+
+
+def test_a_zone_does_not_offer_all_instance_types_of_its_region(aws: Aws, run_module):
+    """The workers name the subnet as they do for the VMs of peer pods."""
+
+    def usage(worker: str) -> dict:
+        types = [OFFERED_ELSEWHERE, "t3.medium", OFFERED_ELSEWHERE]
+        args = {"region": REGION, "instance_types": types, "instance_ids": [f"aws:///{ZONE}/{worker}"]}
+        return run_module("ec2_subnet_usage_info", args, env=aws.environment)
+
+    (worker,) = aws.launch("t3.medium")
+    result = usage(worker)
+    assert aws.proxy.take_calls() == ["DescribeInstances", "DescribeSubnets", "DescribeInstanceTypeOfferings"]
+    assert (result["subnet"]["id"], result["subnet"]["free"]) == (aws.subnet_id, 58)
+    assert result["instance_types"] == [
+        {"name": OFFERED_ELSEWHERE, "offered": False},
+        {"name": "t3.medium", "offered": True},
+    ]
+    missing = usage("i-0123456789abcdef0")
+    assert missing["subnet"]["reason"] == f"EC2 has no running instance i-0123456789abcdef0 in {REGION}."
+    assert missing["instance_types"] == []
 
 
 # -- azure_subnet_usage_info --------------------------------------------------------------------

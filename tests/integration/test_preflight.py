@@ -241,14 +241,27 @@ def test_a_cluster_that_does_not_respond(on_aws: Preflight, tmp_path: Path):
     assert on_aws.statuses() == {"cluster": "error"}
 
 
-def test_a_site_reads_only_the_identity_from_aws(on_aws: Preflight, proxy: Ec2Proxy, tmp_path: Path):
+def test_a_site_reads_from_aws_what_no_later_role_does(
+    on_aws: Preflight, proxy: Ec2Proxy, moto: aws.Moto, tmp_path: Path
+):
     """Preflight does not send requests of later roles, and does not print passed checks."""
     site = replace(on_aws, playbook=play_of("cluster_prerequisites", tmp_path))
     with site.unchanged():
         completed = site.run()
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
-    assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases"]
+    of_types = ["DescribeInstances", "DescribeSubnets", "DescribeInstanceTypeOfferings"]
+    assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases", *of_types]
     assert "Cluster version" not in completed.stdout
+
+    # A type that only other zones of the region offer.
+    zone = f"{aws.REGION}c"
+    ids = [worker.provider_id.rpartition("/")[2] for worker in on_aws.cloud.workers if worker.zone == zone]
+    (reservation,) = moto.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
+    subnet = reservation["Instances"][0]["SubnetId"]
+    options = {"operator_install_aws_subnet_id": subnet, "operator_install_podvm_instance_type": "a1.medium"}
+    with site.unchanged():
+        message = failure_message(site.run("-e", json.dumps(options)))
+    assert f"{zone}, the zone of {subnet}, does not offer a1.medium. Set operator_install_podvm_instance" in message
 
 
 @pytest.fixture(scope="module")

@@ -231,6 +231,18 @@ class Ec2(AwsConnection):
             )
         }
 
+    def offered_in(self, zone: str, instance_types: Sequence[str]) -> set[str]:
+        """Those of the types that the availability zone offers, from DescribeInstanceTypeOfferings."""
+        filters = {"location": [zone], "instance-type": list(instance_types)}
+        offerings = self._query(
+            "DescribeInstanceTypeOfferings",
+            "InstanceTypeOfferings",
+            PAGE_SIZE,
+            LocationType="availability-zone",
+            Filters=[{"Name": name, "Values": values} for name, values in filters.items()],
+        )
+        return {offering["InstanceType"] for offering in offerings}
+
     def quota(self, quota_code: str) -> int:
         """The value of EC2's quota with that code for this account, from Service Quotas."""
         client = self._module.client("service-quotas", retry_decorator=_RETRY)

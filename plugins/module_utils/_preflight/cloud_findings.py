@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import (
     CLOUDS,
@@ -202,19 +202,20 @@ def _ports_summary(answer: Mapping, already_open: list[str], opened: list[str]) 
 def _capacity(cluster: Mapping, settings: Mapping, answers: Mapping) -> Iterator[dict]:
     """Whether the cloud has room for the limit on all workers."""
     sizes, subnet, running = answers["sizes"], answers["subnet"], _running(answers["peer_pods"])
-    if sizes:
-        unavailable = _unavailable(cluster, sizes)
-        yield from unavailable
-        if any(entry["status"] == "error" for entry in unavailable):
-            sizes = None
+    unavailable = _aws_types(cluster, sizes, subnet) if cluster["platform"] == "AWS" else _azure_sizes(cluster, sizes)
+    yield from unavailable
+    if any(entry["status"] == "error" for entry in unavailable):
+        sizes = None
     # An invalid limit is an error of its own, and cannot be compared.
     if settings["quota"] == "ignore" or not cluster["workers"] or _limit(settings) is None:
         return
     if sizes:
         yield _quota(cluster, settings, sizes, running)
+    if not settings["check_cloud_resources"]:
+        return
     if subnet:
         yield _addresses(cluster, settings, subnet, running)
-    elif settings["check_cloud_resources"]:
+    else:
         yield finding(
             "subnet-addresses",
             "unknown",
@@ -259,33 +260,56 @@ def _compare(
     )
 
 
-def _unavailable(cluster: Mapping, answer: Mapping) -> list[dict]:
-    """The findings about the VM sizes that the region offers or does not offer."""
-    region = cluster["region"]
-    if cluster["platform"] == "AWS":
-        missing = [size for size in answer.get("instance_types", ()) if size["vcpus"] is None]
-        variables, command = (
-            "operator_install_podvm_instance_type and operator_install_podvm_instance_types",
-            (f"`aws ec2 describe-instance-type-offerings --region {region}`"),
-        )
-    else:
-        missing = [size for size in answer["sizes"] if not size["available"]]
-        variables, command = (
-            "operator_install_azure_instance_size and operator_install_azure_instance_sizes",
-            (f"`az vm list-skus --location {region} --resource-type virtualMachines`"),
-        )
+def _aws_types(cluster: Mapping, sizes: Mapping | None, subnet: Mapping | None) -> list[dict]:
+    """The findings about the instance types that the region, and in it the zone of the VMs, offers."""
+    region, where = cluster["region"], (subnet or {}).get("subnet") or {}
+    in_region = (sizes or {}).get("instance_types") or ()
+    unknown = {entry["name"]: entry["reason"] for entry in in_region if entry["vcpus"] is None}
+    zone, in_zone = where.get("availability_zone"), (subnet or {}).get("instance_types") or ()
+    missing = [entry["name"] for entry in in_zone if not entry["offered"] and entry["name"] not in unknown]
+    reasons = [*unknown.values()]
     if missing:
+        reasons.append(f"{zone}, the zone of {where['id']}, does not offer {join_names(missing)}.")
+    elif subnet and not (zone or unknown):
+        return [finding("vm-sizes", "unknown", subnet.get("msg") or where["reason"])]
+    command = f"aws ec2 describe-instance-type-offerings --region {region}"
+    in_one_zone = f" --location-type availability-zone --filters Name=location,Values={zone}" if zone else ""
+    return _vm_sizes(
+        reasons,
+        zone or region,
+        in_zone or in_region,
+        "operator_install_podvm_instance_type and operator_install_podvm_instance_types",
+        f"{command}{in_one_zone}",
+        ", or operator_install_aws_subnet_id to a subnet of another zone" if missing else "",
+    )
+
+
+def _azure_sizes(cluster: Mapping, sizes: Mapping | None) -> list[dict]:
+    entries, region = (sizes or {}).get("sizes") or (), cluster["region"]
+    return _vm_sizes(
+        [entry["reason"] for entry in entries if not entry["available"]],
+        region,
+        entries,
+        "operator_install_azure_instance_size and operator_install_azure_instance_sizes",
+        f"az vm list-skus --location {region} --resource-type virtualMachines",
+    )
+
+
+def _vm_sizes(
+    reasons: Sequence[str], place: str, sizes: Sequence[Mapping], options: str, command: str, otherwise: str = ""
+) -> list[dict]:
+    if reasons:
         return [
             finding(
                 "vm-sizes",
                 "error",
-                " ".join(size["reason"] for size in missing),
+                " ".join(reasons),
                 "The VMs of peer pods cannot be created.",
-                f"Set {variables} to sizes that {command} offers.",
+                f"Set {options} to sizes that `{command}` offers{otherwise}.",
             )
         ]
-    offered = [size["name"] for size in answer.get("instance_types", answer.get("sizes", ()))]
-    return [finding("vm-sizes", "ok", f"{region} offers {join_names(offered)}.")] if offered else []
+    offered = [size["name"] for size in sizes]
+    return [finding("vm-sizes", "ok", f"{place} offers {join_names(offered)}.")] if offered else []
 
 
 def _quota(cluster: Mapping, settings: Mapping, answer: Mapping, running: int) -> dict:

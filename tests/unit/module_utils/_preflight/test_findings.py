@@ -163,7 +163,10 @@ AWS = {
             }
         ]
     },
-    "subnet": {"subnet": {"id": "subnet-1", "free": 200, "reason": None}},
+    "subnet": {
+        "subnet": {"id": "subnet-1", "availability_zone": "eu-central-1a", "free": 200, "reason": None},
+        "instance_types": [{"name": "t3.medium", "offered": True}],
+    },
     # test_network_findings.py has the findings about it.
     "network": {
         "subnets": [{"id": "subnet-1", "availability_zone": "eu-central-1a"}],
@@ -320,6 +323,9 @@ AGENT = {
     "summary": "peerpods-node-capacity on a",
 }
 TYPE = ("sizes", "instance_types", 0)
+NOT_OFFERED = ("subnet", "instance_types", 0, "offered", False)
+NO_SUBNET = {"id": "x", "availability_zone": None, "free": None, "reason": "No x."}
+SITE = [("settings", "check_cloud_resources", False), *((name, {"skipped": True}) for name in ("ports", "sizes"))]
 MANY = [{**WORKER, "name": f"n{index:02}", "ready": False} for index in range(12)]
 PREVIEW = {
     **CATALOG,
@@ -685,6 +691,31 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "error",
             "EC2 has no instance type x. Set operator_install_podvm_instance_type and",
         ),
+        ("vm-sizes", [], "ok", "eu-central-1a offers t3.medium."),
+        (
+            "vm-sizes",
+            [NOT_OFFERED],
+            "error",
+            (
+                "eu-central-1a, the zone of subnet-1, does not offer t3.medium. Set "
+                "operator_install_podvm_instance_type and operator_install_podvm_instance_types to sizes that `aws ec2 describe-instance-type-offerings "
+                "--region eu-central-1 --location-type availability-zone --filters Name=location,Values=eu-central-1a` "
+                "offers, or operator_install_aws_subnet_id to a subnet of another zone."
+            ),
+        ),
+        # A zone has no type that its region does not have: one sentence for each type.
+        (
+            "vm-sizes",
+            [NOT_OFFERED, (*TYPE, "vcpus", None), (*TYPE, "reason", "EC2 has no instance type x.")],
+            "error",
+            "EC2 has no instance type x. Set operator_install_podvm_instance_type and",
+        ),
+        # As in a site, which reads no quota and no network.
+        ("vm-sizes", [*SITE, NOT_OFFERED], "error", "does not offer t3.medium. Set operator_install_podvm_instance"),
+        ("vm-sizes", [*SITE, ("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
+        ("vm-sizes", [("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
+        ("vm-sizes", [("subnet", {"subnet": NO_SUBNET, "instance_types": []})], "unknown", "No x."),
+        ("vm-sizes", [("subnet", SKIPPED)], "ok", "eu-central-1 offers t3.medium."),
         (
             "quota",
             [("settings", "limit", 11)],
@@ -752,7 +783,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("subnet-addresses", [("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
         (
             "subnet-addresses",
-            [("subnet", {"subnet": {"id": "x", "free": None, "reason": "No x."}})],
+            [("subnet", {"subnet": NO_SUBNET, "instance_types": []})],
             "unknown",
             "No x.",
         ),
@@ -851,6 +882,7 @@ def test_without_a_cluster_there_is_one_finding():
             [("settings", "check_cloud_resources", False), ("ports", SKIPPED), ("sizes", SKIPPED), ("subnet", SKIPPED)],
             {"ports", "quota", "vm-sizes", "subnet-addresses"},
         ),
+        (SITE, {"ports", "quota", "subnet-addresses"}),
         ([("settings", "check_cloud_resources", False), ("caller", {"msg": "No."}), ("ports", {})], {"ports", "quota"}),
         # If all ports are open, no permission is needed.
         ([("port_permissions", SKIPPED)], {"port-permissions"}),
