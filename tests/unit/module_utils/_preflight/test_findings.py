@@ -698,9 +698,10 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
             "error",
             (
                 "eu-central-1a, the zone of subnet-1, does not offer t3.medium. Set "
-                "operator_install_podvm_instance_type and operator_install_podvm_instance_types to sizes that `aws ec2 describe-instance-type-offerings "
-                "--region eu-central-1 --location-type availability-zone --filters Name=location,Values=eu-central-1a` "
-                "offers, or operator_install_aws_subnet_id to a subnet of another zone."
+                "operator_install_podvm_instance_type and operator_install_podvm_instance_types to sizes that "
+                "`aws ec2 describe-instance-type-offerings --region eu-central-1 --location-type availability-zone "
+                "--filters Name=location,Values=eu-central-1a` offers, or operator_install_aws_subnet_id to a subnet "
+                "of another zone."
             ),
         ),
         # A zone has no type that its region does not have: one sentence for each type.
