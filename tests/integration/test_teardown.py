@@ -247,7 +247,13 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             succeed(replace(on_azure, playbook=cloud_networking(tmp_path)).run, *tags)
         added = [
             f"{name}-{openshift.INFRASTRUCTURE_NAME}"
-            for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal", "Allow-VXLAN-Internal-To-Workers")
+            for name in (
+                "Allow-Kata-Agent-Internal",
+                "Allow-VXLAN-Internal",
+                "Allow-VXLAN-Internal-To-Workers",
+                "Allow-VXLAN-UDP-Internal",
+                "Allow-VXLAN-UDP-Internal-To-Workers",
+            )
         ]
         assert rule_names() - names_before == {*added}
         (gateway,) = (body for body in resources().values() if body["type"].endswith("/natGateways"))
