@@ -271,6 +271,27 @@ def test_a_deletion_whose_response_was_lost_spares_what_another_client_created_s
     assert count_requests()["delete"] == 0
 
 
+def test_an_update_whose_response_was_lost_spares_what_another_client_created_since(
+    cluster, run_with_faults, created_again
+):
+    pending = ["lost"]
+
+    def intervene(method, _path):
+        if method != "PATCH" or not pending:
+            return None
+        pending.clear()
+        created_again()
+        return Break.BEFORE
+
+    metadata = {"name": "again", "namespace": NAMESPACE}
+    definition = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"of": "this collection"}}
+    result = run_with_faults(intervene, module="k8s", definition=definition)
+    assert result["failed"]
+    assert "It is not known whether the change was made: run the task again." in result["msg"]
+    assert not pending
+    assert "data" not in cluster.get("configmap", "again", "-n", NAMESPACE)
+
+
 @pytest.mark.parametrize("deletion", ["configmap", "configmap-by-label"])
 def test_a_deletion_applies_to_the_object_that_was_read(cluster, run_with_faults, created_again, deletion):
     module, arguments = DELETIONS[deletion]

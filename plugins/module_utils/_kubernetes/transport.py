@@ -155,6 +155,8 @@ class PersistentClient(K8SDynamicClient):
         self.writes: list[str] = []
         # The uids of the objects that were read, by path.
         self._uids: dict[str, str] = {}
+        # The patches of kubernetes.core whose result is not known, by path, until the object is read again.
+        self._lost: dict[str, LostWriteError] = {}
         client.rest_client = _without_retries(client.configuration)
         super().__init__(client, *args, **kwargs)
 
@@ -162,9 +164,16 @@ class PersistentClient(K8SDynamicClient):
         """What DynamicClient.request returns and raises, for kubernetes.core."""
         serialize = params.pop("serialize", True)
         serializer = params.pop("serializer", ResourceInstance)
+        if method.upper() == "GET":
+            self._lost.pop(path, None)
+        elif path in self._lost:
+            # kubernetes.core tries another kind of patch after any failure.
+            raise self._lost[path]
         try:
             response = self.send(method.upper(), path, body, **params)
         except ClusterError as error:
+            if isinstance(error, LostWriteError) and method.upper() == "PATCH":
+                self._lost[path] = error
             result = _result_for_kubernetes_core(error, path)
             if result is None:
                 raise
@@ -182,8 +191,8 @@ class PersistentClient(K8SDynamicClient):
         A request that changes nothing is repeated after a transient failure. So is a write: a name is created only
         once, and an update has the resourceVersion that was read, or is idempotent. If a response was lost, the object
         shows the result. Where no object can show it (the API server generates the name, or the body is a JSON patch),
-        a write is repeated only if it was not processed. A deletion applies to the object that was read: another
-        client may have created a new one of the same name since.
+        a write is repeated only if it was not processed. A deletion applies to the object that was read, and so does a
+        repeated update: another client may have created a new one of the same name since.
         """
         path = f"/{path.lstrip('/')}"
         if method == "GET":
@@ -199,7 +208,7 @@ class PersistentClient(K8SDynamicClient):
         object_path = _object_path(method, path, body)
         settled = None
         if object_path is not None:
-            settled = functools.partial(self._settled, method, object_path, body)
+            settled = functools.partial(self._settled, method, object_path, body, self._uids.get(object_path))
         try:
             response = _persist_write(attempt, settled)
         except LostWriteError:
@@ -251,14 +260,19 @@ class PersistentClient(K8SDynamicClient):
     def log(self, path: str, query: Mapping[str, Any]) -> str:
         return _persist(lambda: self.text(path, query))
 
-    def _settled(self, method: str, object_path: str, body: Any) -> Response | None:
-        """The response to a write whose response was lost, from its object; None if the write was not applied."""
+    def _settled(self, method: str, object_path: str, body: Any, uid: str | None) -> Response | None:
+        """The response to a write whose response was lost, from its object; None if the write was not applied.
+
+        `uid` is that of the object that was read before. A new object of the same name is not written to.
+        """
         try:
             response = self.send("GET", object_path)
         except ClusterError as error:
             if error.status != 404:
                 raise
             return DELETED if method == "DELETE" else None
+        if method in ("PATCH", "PUT") and uid not in (None, response.content["metadata"].get("uid")):
+            raise ClusterError(f"Another client has created the object at {object_path} again.")
         return response if _is_applied(method, body, response.content) else None
 
     def _attempt(self, method: str, path: str, body: Any, **params: Any) -> Response:
