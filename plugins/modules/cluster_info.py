@@ -64,6 +64,13 @@ options:
         has annotated a node.
     type: bool
     default: false
+  credentials:
+    description:
+      - >-
+        With O(details), whether to return RV(details.credentials). Reads C(peer-pods-secret), whose content is not
+        returned, and the metadata of another Secret.
+    type: bool
+    default: true
   operator_namespace:
     description:
       - The namespace of the operator that RV(details.operator) describes, with the ConfigMap of RV(pod_vms).
@@ -439,7 +446,7 @@ details:
           type: str
       sample: null
     credentials:
-      description: What decides how cloud-api-adaptor can get its credentials.
+      description: What decides how cloud-api-adaptor can get its credentials, null without O(credentials).
       type: dict
       contains:
         mode:
@@ -635,9 +642,8 @@ def read_mirrors(cluster: Cluster) -> list[tuple[str, dict]]:
     return [(field, object_) for path, field in MIRRORS.items() for object_ in items(cluster, path)]
 
 
-def read_details(
-    cluster: Cluster, platform: str | None, nodes: list[dict], operator_namespace: str, agent_namespace: str
-) -> dict[str, Any]:
+def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None, nodes: list[dict]) -> dict[str, Any]:
+    operator_namespace, agent_namespace = params["operator_namespace"], params["agent_namespace"]
     readings: dict[str, Any] = {}
     unread: dict[str, str] = {}
     # Only OpenShift, which has a platform, serves them.
@@ -658,7 +664,9 @@ def read_details(
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
         "limits": lambda: describe_agent(cluster, agent_namespace),
-        "credentials": lambda: read_credentials(cluster, platform, operator_namespace),
+        "credentials": lambda: (
+            read_credentials(cluster, platform, operator_namespace) if params["credentials"] else None
+        ),
         "advertisers": lambda: read_advertisers(cluster, nodes),
         **(of_openshift if platform else {}),
     }.items():
@@ -676,6 +684,7 @@ def main() -> None:
             "tags": {"type": "list", "elements": "str", "default": ["all"]},
             "worker_selector": {"type": "str", "default": "node-role.kubernetes.io/worker"},
             "details": {"type": "bool", "default": False},
+            "credentials": {"type": "bool", "default": True},
             "operator_namespace": {"type": "str", "default": NAMESPACE},
             "agent_namespace": {"type": "str", "default": "osc-peerpods"},
         }
@@ -696,13 +705,7 @@ def main() -> None:
     except ClusterError as error:
         module.fail_json(msg=str(error))
     if module.params["details"]:
-        facts["details"] = read_details(
-            cluster,
-            facts["platform"],
-            nodes,
-            module.params["operator_namespace"],
-            module.params["agent_namespace"],
-        )
+        facts["details"] = read_details(cluster, module.params, facts["platform"], nodes)
     module.exit_json(changed=False, **facts)
 
 

@@ -44,6 +44,9 @@ def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping |
     # The finding about the options reports an invalid one.
     if platform not in CLOUDS or options["requested"] not in ("auto", *WAYS):
         return
+    # A report does not read Secrets.
+    if facts is None and "credentials" not in cluster["details"]["unread"]:
+        return
     choice = chosen_credentials(cluster, settings)
     problem = choice.problem or _missing(choice, options, platform, facts)
     summary = f"cloud-api-adaptor gets its credentials by {WAYS[choice.way]}. {choice.reason}"

@@ -10,7 +10,13 @@ TOKENS = {**NEW, "mode": "Manual", "issuer": "https://issuer", "root": None}
 
 
 def findings(
-    facts: dict | None = NEW, platform: str = "AWS", *, installs: bool = True, identity: dict | None = None, **options
+    facts: dict | None = NEW,
+    platform: str = "AWS",
+    *,
+    installs: bool = True,
+    is_checked: bool = True,
+    identity: dict | None = None,
+    **options,
 ) -> list[dict]:
     defaults = {"requested": "auto", "given": [], "token": []}
     source = {"name": "redhat-operators", "namespace": "marketplace"}
@@ -22,7 +28,7 @@ def findings(
             "credentials": facts,
             "subscription": version and {"installed_csv": f"sandboxed-containers-operator.v{version}"},
             "catalogs": [{**source, "heads": head, "default_channel": "stable"}],
-            "unread": {} if facts else {"credentials": "GET /x was rejected."},
+            "unread": {} if facts or not is_checked else {"credentials": "GET /x was rejected."},
         },
     }
     settings = {
@@ -34,6 +40,10 @@ def findings(
         "credentials": defaults | options,
     }
     return list(credential_findings(cluster, settings, identity))
+
+
+def test_a_report_has_no_finding_since_it_reads_no_secrets():
+    assert findings(None, is_checked=False) == []
 
 
 @pytest.mark.parametrize(
