@@ -233,12 +233,6 @@ def on_aws(bare: Cluster, moto: aws.Moto, side: aws.CloudSide, proxy: Ec2Proxy, 
     return serve(bare, "aws", nodes, environments, settings, secret, tmp_path_factory.mktemp("verify"))
 
 
-def test_a_cluster_without_slots(bare: Cluster, moto: aws.Moto, tmp_path: Path):
-    ran = playbook(World(bare, "aws", moto.environment, [], tmp_path, {}), "verify")
-    assert ran.returncode == 2, ran.stdout + ran.stderr
-    assert "No node has a free slot for a peer pod. Set up peer pods with site.yml" in ran.stdout, ran.stdout
-
-
 def failed(found: dict[str, dict]) -> dict[str, str]:
     """The causes of the checks that failed."""
     return {check: finding["cause"] for check, finding in found.items() if finding["status"] == "error"}
@@ -441,15 +435,17 @@ def playbook(world: World, name: str, *arguments: str, **variables: object) -> s
     return run_playbook(command, environment, world.directory)
 
 
-def test_the_playbook_fails_with_the_cause_and_writes_it_into_the_report(on_aws: World):
-    ran = playbook(on_aws, "verify", verify_image="quay.io/a/b:no-such-tag", report_formats=["json"])
+def test_the_playbook_fails_with_the_cause_and_writes_it_into_the_report(on_aws: World, proxy: Ec2Proxy):
+    proxy.faults["RunInstances"] += [REJECTIONS["quota"]] * 50
+    ran = playbook(on_aws, "verify", report_formats=["json"])
+    proxy.faults["RunInstances"].clear()
     assert ran.returncode == 2, ran.stdout + ran.stderr
-    assert f"{on_aws.nodes[0]}: VM reachable, pulling the image in it" in ran.stderr
+    assert f"{on_aws.nodes[0]}: waiting for its VM" in ran.stderr
+    assert "the pods and their PeerPods are deleted" in ran.stderr
     report = json.loads((on_aws.directory / "peerpods-report/verify.json").read_text())
-    statuses = {finding["check"]: finding["status"] for finding in report["findings"]}
-    assert [check for check, status in statuses.items() if status == "error"] == ["verify-pull"]
-    assert "manifest unknown" in ran.stdout
-    assert [finding["cause"] for finding in report["findings"] if "cause" in finding] == ["pull"]
+    failures = {finding["check"]: finding["cause"] for finding in report["findings"] if finding["status"] == "error"}
+    assert failures == {"verify-vm": "quota"}
+    assert "VcpuLimitExceeded" in ran.stdout
     assert on_aws.vms() == set()
 
 
