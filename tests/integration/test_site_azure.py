@@ -75,10 +75,14 @@ class TestBeforeAnything:
         # A quota that is too small is a warning.
         assert "20 peer pods on each of 3 nodes are 60 VMs, but Azure has room for 38" in completed.stdout
 
-    def test_a_size_that_azure_does_not_offer(self, site: Site):
-        sizes = json.dumps({"operator_install_azure_instance_sizes": ["Standard_X1"]})
-        message = failure_message(site.run("-e", sizes))
+    def test_what_azure_does_not_have(self, site: Site, arm: AzureArm, monkeypatch: pytest.MonkeyPatch):
+        """A size, and room for another NAT gateway."""
+        monkeypatch.setitem(arm.state.limits, "NatGateways", 0)
+        options = {"operator_install_azure_instance_sizes": ["Standard_X1"], "cloud_networking_azure_nat_gateway": True}
+        message = failure_message(site.run("-e", json.dumps(options)))
+        assert "2 checks failed." in message
         assert "Azure has no VM size Standard_X1 in westeurope. Set operator_install_azure" in message
+        assert "A NAT gateway cannot be added: All 0 NAT gateways that this subscription may have in" in message
 
     def test_a_wrong_secret(self, site: Site):
         """Missing credentials are tested in test_azure_login.py."""

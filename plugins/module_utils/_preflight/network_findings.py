@@ -140,21 +140,20 @@ def _azure_egress(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> 
             "Set operator_install_azure_subnet_id to a subnet of the cluster's virtual network.",
         )
     found, problems = _azure_way_out(network), []
-    if network["way_out"] == "none":
+    if "msg" in nat_gateway and "changes" not in nat_gateway:
+        return finding(
+            "egress",
+            "error",
+            f"{found} A NAT gateway cannot be added: {nat_gateway['msg']}",
+            WHY_EGRESS,
+            "Fix the cause, or attach a NAT gateway to the subnet and set cloud_networking_azure_nat_gateway to false.",
+        )
+    if network["way_out"] in ("none", "default"):
         if network["route"]:
             problems.append("Route 0.0.0.0/0 of this subnet to a firewall, or remove the route")
-        elif "msg" in nat_gateway and "changes" not in nat_gateway:
-            return finding(
-                "egress",
-                "error",
-                f"{found} A NAT gateway cannot be added: {nat_gateway['msg']}",
-                WHY_EGRESS,
-                "Fix the cause, or attach a NAT gateway to the subnet and set cloud_networking_azure_nat_gateway to "
-                "false.",
-            )
         elif settings["azure_nat_gateway"]:
             found = f"{found} The role cloud_networking adds a NAT gateway."
-        else:
+        elif network["way_out"] == "none":
             problems.append(
                 "Set cloud_networking_azure_nat_gateway to true, so that the role cloud_networking adds a NAT gateway, "
                 "or attach a NAT gateway or a route table to the subnet"

@@ -178,6 +178,7 @@ AZURE = {
     "https_denied_by": [],
 }
 NONE = {"way_out": "none", "nat_gateway": None}
+DEFAULT = {"way_out": "default", "nat_gateway": None}
 BY_DEMO_NAT = "The VMs in workers reach the internet by the NAT gateway demo-nat."
 NOT_REACHED = "The VMs in workers do not reach the internet: "
 BY_FIREWALL = {
@@ -211,7 +212,7 @@ def azure_egress(change: dict, nat_gateway: dict | None = None, requested: bool 
             "",
         ),
         (
-            {"way_out": "default", "nat_gateway": None},
+            DEFAULT,
             "ok",
             "The VMs in workers reach the internet by Azure's default outbound access. Its address may change.",
             "",
@@ -249,9 +250,11 @@ def test_a_nat_gateway_that_is_requested():
     assert finding["found"].endswith("default outbound access. The role cloud_networking adds a NAT gateway.")
     # The task does not fail.
     refused = {"failed": False, "msg": "All 20 NAT gateways that this subscription may have in westeurope exist."}
-    finding = azure_egress(NONE, refused, requested=True)
-    assert finding["status"] == "error"
-    assert finding["found"].endswith(f"A NAT gateway cannot be added: {refused['msg']}")
+    for way_out in (NONE, DEFAULT):
+        finding = azure_egress(way_out, refused, requested=True)
+        assert finding["status"] == "error"
+        assert finding["found"].endswith(f"A NAT gateway cannot be added: {refused['msg']}")
+    assert azure_egress(DEFAULT, {"changes": []}, requested=True)["found"].endswith("adds a NAT gateway.")
 
 
 def test_a_subnet_on_azure_that_cannot_be_read():
