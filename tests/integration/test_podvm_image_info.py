@@ -117,3 +117,39 @@ def test_an_identity_that_may_not_read_images(on_azure: Run, arm: AzureArm, imag
     result = on_azure(image)
     assert result["failed"]
     assert "AuthorizationFailed" in result["msg"]
+
+
+def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run):
+    ec2 = moto.client("ec2")
+    name = "podvm-image-1.0.1"
+    copy = {"Name": name, "SourceImageId": MOTO_IMAGE, "SourceRegion": REGION}
+    ours = ec2.copy_image(**copy, Description="Peer-pod image")["ImageId"]
+    other = ec2.copy_image(**copy, Description="mine")["ImageId"]
+    (image,) = ec2.describe_images(ImageIds=[ours])["Images"]
+    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+
+    def clean_up(*, check: bool = False) -> list[str]:
+        arguments = {"region": REGION, "name": name}
+        return run_module("ec2_podvm_cleanup", arguments, env=moto.environment, check=check)["removed"]
+
+    assert clean_up(check=True) == [ours, snapshot]
+    assert clean_up() == [ours, snapshot]
+    assert clean_up() == []
+    assert [image["ImageId"] for image in ec2.describe_images(Owners=["self"])["Images"]] == [other]
+    assert not ec2.describe_snapshots(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])["Snapshots"]
+    ec2.deregister_image(ImageId=other)
+
+
+def test_the_images_of_a_cluster_are_removed_on_azure(arm: AzureArm, image: str, run_module: Run):
+    definition, gallery = image.partition("/versions/")[0], image.rpartition("/images/")[0]
+
+    def clean_up(version: str, *, check: bool = False) -> list[str]:
+        arguments = {"gallery": gallery, "version": version, "cluster_id": "1"}
+        result = run_module("azure_podvm_cleanup", arguments, env=arm.environment, check=check)
+        assert "msg" not in result, result
+        return result["removed"]
+
+    assert clean_up("1.0.0") == [f"{definition}/versions/1.0.0"]
+    assert clean_up("1.10.0", check=True) == [image, definition, gallery]
+    assert clean_up("1.10.0") == [image, definition, gallery]
+    assert clean_up("1.10.0") == []

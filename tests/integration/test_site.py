@@ -18,6 +18,8 @@ import pytest
 
 from tests.cluster import aws, openshift
 from tests.cluster.clouds import site_variables
+from tests.cluster.image_builder import MOTO_IMAGE
+from tests.cluster.image_jobs import VERSION
 from tests.cluster.launcher import Cluster
 from tests.cluster.releases import NEWEST
 from tests.integration.site import (
@@ -52,6 +54,10 @@ IMPORT = {
     "cluster_name": openshift.INFRASTRUCTURE_NAME,
     "cluster_id": openshift.CLUSTER_ID,
 }
+
+
+IMAGE_NAME = f"podvm-image-{VERSION}"
+LEFT = {"Name": "name", "Values": [IMAGE_NAME]}
 
 
 def roles(iam: Any) -> list[dict]:
@@ -103,6 +109,13 @@ def iam(site: Site) -> Any:
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+@pytest.fixture(scope="module")
+def left_image(moto: aws.Moto) -> str:
+    """An image that peer-pods-cm does not name."""
+    made = {"Name": IMAGE_NAME, "Description": "Peer-pod image"}
+    return moto.client("ec2").copy_image(**made, SourceImageId=MOTO_IMAGE, SourceRegion=aws.REGION)["ImageId"]
 
 
 @pytest.fixture(scope="module")
@@ -476,7 +489,9 @@ class TestTeardown:
         assert "and 12 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
-    def test_objects_of_a_user_stay_with_their_namespaces(self, installed: Site, teardown: RoleAlone, iam):
+    def test_objects_of_a_user_stay_with_their_namespaces(
+        self, installed: Site, teardown: RoleAlone, iam, left_image: str
+    ):
         """The kinds of objects are tested in test_own_namespace.py."""
         cluster = installed.cluster
         cluster.apply(*USERS_OBJECTS)
@@ -498,6 +513,8 @@ class TestTeardown:
         }
         assert stays(planned) == stays(output)
         assert not roles(iam)
+        assert f"The operator made {left_image}, snap-" in output
+        assert "They stay: to remove them, set operator_install_remove_images to true." in output
         for text in (planned, output):
             assert f"Namespace {OPERATOR_NAMESPACE} stays: it contains ConfigMap/mine, Deployment/mine, " in text
             assert (
@@ -511,7 +528,9 @@ class TestTeardown:
             name, namespace = entry["metadata"]["name"], entry["metadata"]["namespace"]
             installed.cluster.kubectl("delete", entry["kind"], name, "-n", namespace)
         assert run_module("ec2_podvm_import", IMPORT, env=moto.environment)["changed"]
-        output = succeed(teardown.run, "-e", json.dumps(WITH_RESOURCES))
+        remove = {**WITH_RESOURCES, "operator_install_remove_images": True}
+        output = succeed(teardown.run, "-e", json.dumps(remove))
+        assert not moto.client("ec2").describe_images(Filters=[LEFT])["Images"]
         assert not moto.client("s3").list_buckets()["Buckets"]
         cluster, cloud = initial_state
         assert differing(cluster, dump(installed.cluster)) == {}

@@ -16,8 +16,17 @@ from tests.azure_arm import AzureArm
 from tests.cluster import azure, openshift
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.integration.site import NOTHING_CHANGED, Site, as_texts, bad_weather, failure_message, report_on, succeed
-from tests.support import OPERATOR_NAMESPACE
+from tests.integration.site import (
+    NOTHING_CHANGED,
+    RoleAlone,
+    Site,
+    as_texts,
+    bad_weather,
+    failure_message,
+    report_on,
+    succeed,
+)
+from tests.support import OPERATOR_NAMESPACE, local_play
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
 ONLY_THE_OPERATOR = ("--tags", "operator_install")
@@ -244,3 +253,18 @@ def test_preflight_supports_the_first_generation_and_open_ports(site: Site, arm:
         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."
     )
     assert findings["other-advertisers"]["status"] == "ok"
+
+
+def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm, tmp_path: Path):
+    """The tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS."""
+    tasks = [
+        {"osc.peerpods.cluster_info": {}, "register": "cluster_prerequisites_cluster"},
+        {"ansible.builtin.import_role": {"name": "osc.peerpods.operator_install", "tasks_from": "teardown_images"}},
+    ]
+    playbook = tmp_path / "images.yml"
+    playbook.write_text(json.dumps(local_play(tasks=tasks)))
+    gallery = f"{site.cloud.resource_group}/providers/Microsoft.Compute/galleries/PodVMGallery_".lower()
+    assert [name for name in arm.resources if gallery in name]
+    play = RoleAlone(**vars(site), playbook=playbook)
+    succeed(play.run, "-e", "operator_install_remove_images=true")
+    assert not [name for name in arm.resources if gallery in name]

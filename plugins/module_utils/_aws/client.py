@@ -67,6 +67,8 @@ _RETRY = AWSRetry.jittered_backoff(
     catch_extra_error_codes=[
         # The error of a write to a group that was just described, because the group is not visible everywhere yet.
         "InvalidGroup.NotFound",
+        # A snapshot is in use for a moment after its image was deregistered.
+        "InvalidSnapshot.InUse",
         # The error of a page after the first one, if its token has expired: the request starts again.
         "InvalidNextToken",
         "InvalidPaginationToken",
@@ -221,6 +223,19 @@ class Ec2(AwsConnection):
         named = [{"Name": "image-id", "Values": [image_id]}]
         images = self._query("DescribeImages", "Images", PAGE_SIZE, Filters=named, IncludeDeprecated=True)
         return next(iter(images), None)
+
+    def own_images(self, name: str) -> list[dict]:
+        """The AMIs of this account with that name."""
+        named = [{"Name": "name", "Values": [name]}]
+        return self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"], Filters=named)
+
+    def deregister(self, image_id: str) -> None:
+        absent = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
+        self._write("DeregisterImage", lambda ids: {"ImageId": ids[0]}, [image_id], absent, dry_run=False)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        absent = ("InvalidSnapshot.NotFound",)
+        self._write("DeleteSnapshot", lambda ids: {"SnapshotId": ids[0]}, [snapshot_id], absent, dry_run=False)
 
     def instance_types(self, instance_types: Sequence[str]) -> dict[str, dict]:
         """The types that the region offers, from DescribeInstanceTypes."""

@@ -98,3 +98,12 @@ def _type_problems(
             f"AMI {image_id} requires NitroTPM, which instance type {name} does not have. Set another instance type "
             "for the VMs of peer pods."
         )
+
+
+# The description of an AMI that the operator's job has created (config/peerpods/podvm/aws-podvm-image-handler.sh of
+# openshift/sandboxed-containers-operator). It has no tags.
+MADE_BY_JOB = "Peer-pod image"
+
+
+def made_by_job(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [image for image in images if image.get("Description") == MADE_BY_JOB]

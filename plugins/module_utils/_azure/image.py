@@ -152,3 +152,27 @@ def _size_problems(
 
 def _region(name: str) -> str:
     return name.replace(" ", "").lower()
+
+
+def plan_gallery_removal(
+    gallery: str, cluster_id: str, version: str, definitions: Mapping[str, Iterable[str]]
+) -> tuple[list[str], list[str]]:
+    """The IDs to delete, in this order, and those that stay.
+
+    `definitions` has the IDs of the versions by the ID of their definition. Every image of a cluster has the same
+    version. The gallery is that of the cluster if its name ends with the ID of the cluster (getClusterID in
+    controllers/utils.go, and config/peerpods/podvm/azure-podvm-image-handler.sh, of
+    openshift/sandboxed-containers-operator).
+    """
+    removed: list[str] = []
+    kept: list[str] = []
+    is_ours = gallery.rpartition("_")[2].lower() == cluster_id[:8].lower()
+    for definition, versions in definitions.items():
+        ours = [each for each in versions if each.rpartition("/")[2] == version]
+        others = [each for each in versions if each not in ours]
+        removed += ours
+        if not others and (ours or is_ours):
+            removed.append(definition)
+        else:
+            kept += [definition, *others]
+    return (removed, kept) if kept or not is_ours else ([*removed, gallery], kept)

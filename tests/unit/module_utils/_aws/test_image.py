@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, image_problems
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, image_problems, made_by_job
 
 IMAGE = {
     "ImageId": "ami-1",
@@ -104,3 +104,8 @@ def test_the_description_of_an_image():
         "created": None,
         "snapshots": ["snap-1"],
     }
+
+
+def test_only_the_images_of_the_operators_job_are_removed():
+    ours = {"ImageId": "ami-1", "Description": "Peer-pod image"}
+    assert made_by_job([ours, {"ImageId": "ami-2", "Description": "mine"}, {"ImageId": "ami-3"}]) == [ours]

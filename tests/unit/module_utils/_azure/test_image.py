@@ -7,6 +7,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.image import (
     image_problems,
     latest_version,
     parse_image_id,
+    plan_gallery_removal,
 )
 
 GROUP = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute"
@@ -123,3 +124,44 @@ def test_the_latest_version():
     assert latest
     assert latest["name"] == "1.10.0"
     assert latest_version([]) is None
+
+
+GALLERY = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/galleries/PodVMGallery_0F9f3c6e"
+SHARED = f"{GALLERY.rpartition('/')[0]}/Shared"
+OURS, OTHER = "262093934.0.1", "1.0.0"
+
+
+def definition(gallery: str, *versions: str, name: str = "podvm-image") -> dict[str, list[str]]:
+    path = f"{gallery}/images/{name}"
+    return {path: [f"{path}/versions/{version}" for version in versions]}
+
+
+@pytest.mark.parametrize(
+    ("gallery", "definitions", "removed", "kept"),
+    [
+        (
+            GALLERY,
+            definition(GALLERY, OURS),
+            [f"{GALLERY}/images/podvm-image/versions/{OURS}", f"{GALLERY}/images/podvm-image", GALLERY],
+            [],
+        ),
+        # Emptied by the operator, or by an interrupted run.
+        (GALLERY, {}, [GALLERY], []),
+        (GALLERY, definition(GALLERY), [f"{GALLERY}/images/podvm-image", GALLERY], []),
+        (
+            GALLERY,
+            definition(GALLERY, OURS, OTHER),
+            [f"{GALLERY}/images/podvm-image/versions/{OURS}"],
+            [f"{GALLERY}/images/podvm-image", f"{GALLERY}/images/podvm-image/versions/{OTHER}"],
+        ),
+        (
+            SHARED,
+            definition(SHARED, OURS),
+            [f"{SHARED}/images/podvm-image/versions/{OURS}", f"{SHARED}/images/podvm-image"],
+            [],
+        ),
+        (SHARED, definition(SHARED, OTHER), [], [*definition(SHARED), *definition(SHARED, OTHER).popitem()[1]]),
+    ],
+)
+def test_what_is_removed_of_a_gallery(gallery: str, definitions: dict, removed: list[str], kept: list[str]):
+    assert plan_gallery_removal(gallery, "0f9f3c6e-6d1c", OURS, definitions) == (removed, kept)

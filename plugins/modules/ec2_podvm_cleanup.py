@@ -1,0 +1,95 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: ec2_podvm_cleanup
+version_added: "0.1.0"
+short_description: Remove the AMIs of peer pods' VMs that the operator made for a cluster
+description:
+  - >-
+    Deregisters the AMIs of this account that a job of the operator has created with the given name, and deletes their
+    snapshots. The name has the ID of the cluster. AMIs with another description than those of the job are not removed.
+  - >-
+    The operator itself deletes the AMI that C(peer-pods-cm) names when the KataConfig is deleted. An AMI is left if
+    that failed, or if C(peer-pods-cm) named another image.
+options:
+  name:
+    description:
+      - The name of the AMIs, C(AMI_BASE_NAME) and C(AMI_VERSION) of C(aws-podvm-image-cm).
+    type: str
+    required: true
+notes:
+  - >-
+    The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
+extends_documentation_fragment:
+  - amazon.aws.common.modules
+  - amazon.aws.region.modules
+  - amazon.aws.boto3
+attributes:
+  check_mode:
+    description: Can run in check mode and return what it would remove.
+    support: full
+  diff_mode:
+    description: Returns what it removes.
+    support: full
+seealso:
+  - module: osc.peerpods.azure_podvm_cleanup
+  - module: osc.peerpods.ec2_podvm_image_info
+author:
+  - The osc.peerpods authors (@osc-peerpods)
+"""
+
+EXAMPLES = r"""
+- name: Remove the images of the cluster
+  osc.peerpods.ec2_podvm_cleanup:
+    region: us-east-2
+    name: podvm-image-262093934.0.1
+"""
+
+RETURN = r"""
+removed:
+  description: The IDs of the AMIs and of their snapshots, in the order in which they are removed.
+  returned: success
+  type: list
+  elements: str
+  sample: [ami-0f3a5b1c2d4e6f708, snap-0123456789abcdef0]
+"""
+
+from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+
+
+def main() -> None:
+    module = AnsibleAWSModule(
+        argument_spec={"name": {"type": "str", "required": True}},
+        supports_check_mode=True,
+    )
+    removed: list[str] = []
+    try:
+        ec2 = Ec2(module)
+        for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
+            if not module.check_mode:
+                ec2.deregister(image["id"])
+            removed.append(image["id"])
+            for snapshot in image["snapshots"]:
+                if not module.check_mode:
+                    ec2.delete_snapshot(snapshot)
+                removed.append(snapshot)
+    except Ec2Error as error:
+        before = f" Before, this run removed {join_names(removed)}." if removed else ""
+        module.fail_json(msg=f"{error}{before}", changed=bool(removed), removed=removed)
+    module.exit_json(
+        changed=bool(removed), removed=removed, diff={"prepared": "".join(f"delete {each}\n" for each in removed)}
+    )
+
+
+if __name__ == "__main__":
+    main()
