@@ -24,7 +24,7 @@ WORKERS = openshift.imagined_workers(3)
 NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)
 MARK = "app.kubernetes.io/part-of=osc.peerpods"
 VARIABLES = {
-    "cluster_prerequisites_cluster": {"platform": "AWS", "region": aws.REGION},
+    "cluster_prerequisites_cluster": {"platform": "AWS", "region": aws.REGION, "cluster_id": openshift.CLUSTER_ID},
     "operator_install_aws_access_key_id": "AKIA0",
     "operator_install_aws_secret_access_key": "never shown",
     "operator_install_aws_vpc_id": "vpc-0a",
