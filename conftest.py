@@ -34,6 +34,7 @@ SLOW = (
     "tests/integration/test_awx.py",
     "tests/integration/test_site_azure.py",
     "tests/integration/test_collection.py",
+    "tests/integration/test_verify.py",
     "tests/integration/test_upgrade.py",
     "tests/integration/test_adaptor_config.py",
     "tests/integration/test_policy.py",
