@@ -52,12 +52,13 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes twenty-three more requests: the version and the API groups of the API server, the resources of
-        C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the MutatingWebhookConfigurations, the
-        PackageManifests of the operator, the Subscriptions of O(operator_namespace), for RV(details.operator) the
-        PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that namespace, for RV(details.limits)
-        a Deployment and a ConfigMap of O(agent_namespace), four for RV(details.credentials), and the
-        MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and the ImageContentSourcePolicies.
+        Takes twenty-three more requests, up to five at a time: the version and the API groups of the API server, the
+        resources of C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the
+        MutatingWebhookConfigurations, the PackageManifests of the operator, the Subscriptions of O(operator_namespace),
+        for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that
+        namespace, for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace), four for
+        RV(details.credentials), and the MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and
+        the ImageContentSourcePolicies.
       - >-
         Takes up to two more if MutatingAdmissionPolicies are not served as C(v1), one if no MachineConfigPools are
         served, one for the object of Azure Red Hat OpenShift on Azure, and one for each 500 pods if cloud-api-adaptor
@@ -547,6 +548,8 @@ details:
       sample: {}
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
@@ -594,6 +597,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology i
     OPERATOR_HUB_PATH,
     PROXY_PATH,
 )
+
+# The library keeps at least this many connections open, five for each processor.
+READS_AT_A_TIME = 5
 
 
 def admission_apis(cluster: Cluster) -> dict[str, dict | None]:
@@ -654,7 +660,7 @@ def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None,
         "operator_hub": lambda: cluster.get(OPERATOR_HUB_PATH),
         **({"aro": lambda: cluster.get(ARO_PATH)} if platform == "Azure" else {}),
     }
-    for name, read in {
+    reads: dict[str, Callable[[], Any]] = {
         "version": lambda: cluster.get("/version"),
         "groups": lambda: served_groups(cluster),
         "admission_apis": lambda: admission_apis(cluster),
@@ -669,9 +675,12 @@ def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None,
         ),
         "advertisers": lambda: read_advertisers(cluster, nodes),
         **(of_openshift if platform else {}),
-    }.items():
+    }
+    with ThreadPoolExecutor(READS_AT_A_TIME) as pool:
+        pending = {name: pool.submit(read) for name, read in reads.items()}
+    for name, reading in pending.items():
         try:
-            readings[name] = read()
+            readings[name] = reading.result()
         except ClusterError as error:
             unread[name] = str(error)
     return details(readings, unread)
