@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,23 +49,26 @@ def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
 
 
 @pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
+def launcher() -> Iterator[subprocess.Popen]:
     """`python -m tests.cluster`, up and running."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster", "--workers=1"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # pytest removes the files of a killed launcher from this directory.
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    for line in process.stdout:
-        if "Ctrl-C" in line:
-            break
-    yield process
-    process.kill()
-    process.wait()
+    # Has the files of a killed launcher. tmp_path is too long for the Unix socket of the pod network (108 characters).
+    with (
+        tempfile.TemporaryDirectory(prefix="osc-") as directory,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.cluster", "--workers=1"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": directory},
+        ) as process,
+    ):
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        yield process
+        process.kill()
+        process.wait()
 
 
 def children(pid: int) -> dict[int, str]:

@@ -427,7 +427,7 @@ def test_pod_vms_where_cloud_api_adaptor_creates_them(world, run):
     assert [subnet["id"] for subnet in again["vm_subnets"]] == [zone_1, zone_2]
     outside = run({**args, "current_vm_subnets": [vms]})
     assert [subnet["id"] for subnet in outside["vm_subnets"]] == [vms]
-    assert {nsg["name"]: len(nsg["created"]) for nsg in outside["network_security_groups"]}["of-vms"] == 2
+    assert {nsg["name"]: len(nsg["created"]) for nsg in outside["network_security_groups"]}["of-vms"] == 3
     # An option that is set comes first.
     chosen = run({**args, "vm_subnets": [zone_1], "current_vm_subnets": [vms]}, check=True)
     assert [subnet["id"] for subnet in chosen["vm_subnets"]] == [zone_1]
