@@ -64,7 +64,7 @@ class World:
         self._moto_log = directory / "logs" / "moto.log"
         side = aws.create_cloud_side(moto, workers)
         openshift.fill(cluster, side.workers, aws.REGION)
-        openshift.start_stand_ins(cluster, "process")
+        openshift.start_stand_ins(cluster, "process", cloud_environment=moto.environment)
         self._variables = site_variables("process") | {"operator_install_kataconfig_timeout": 3600}
 
     def run(self) -> Run:
