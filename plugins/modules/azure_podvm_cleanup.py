@@ -91,7 +91,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import 
     arm_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.image import plan_gallery_removal
-from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 
 def read_definitions(arm: Arm, gallery: str) -> dict[str, list[str]] | None:
@@ -127,8 +127,7 @@ def main() -> None:
                     arm.delete(each, GALLERIES_API_VERSION, None, params["wait_timeout"])
                 removed.append(each)
     except ArmError as error:
-        before = f" Before, this run removed {join_names(removed)}." if removed else ""
-        module.fail_json(msg=f"{error}{before}", changed=bool(removed), removed=removed)
+        module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
     module.exit_json(
         changed=bool(removed),
         removed=removed,

@@ -174,7 +174,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     plan_removal,
     plan_roles,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 # The principal of an identity that does not exist yet, in a plan.
 UNKNOWN = "(known after its creation)"
@@ -280,8 +280,7 @@ def main() -> None:
         run = Run(module, Arm(module), made)
         existing, changes = run.present() if module.params["state"] == "present" else run.absent()
     except ArmError as error:
-        before = f" Before, this run did: {join_names(made)}." if made else ""
-        module.fail_json(msg=f"{error}{before}", changed=bool(made))
+        module.fail_json(**failed_after(error, made))
     module.exit_json(**run.result(existing, changes))
 
 

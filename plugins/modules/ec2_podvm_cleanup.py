@@ -64,7 +64,7 @@ removed:
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
-from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 
 def main() -> None:
@@ -84,8 +84,7 @@ def main() -> None:
                     ec2.delete_snapshot(snapshot)
                 removed.append(snapshot)
     except Ec2Error as error:
-        before = f" Before, this run removed {join_names(removed)}." if removed else ""
-        module.fail_json(msg=f"{error}{before}", changed=bool(removed), removed=removed)
+        module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
     module.exit_json(
         changed=bool(removed), removed=removed, diff={"prepared": "".join(f"delete {each}\n" for each in removed)}
     )

@@ -111,7 +111,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
     plan_import,
     plan_removal,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 
 def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
@@ -149,9 +149,7 @@ def main() -> None:
         client = VmImport(module)
         result = run(module, client)
     except Ec2Error as error:
-        done = client.changes if client else []
-        before = f" Before, this run did: {join_names(done)}." if done else ""
-        module.fail_json(msg=f"{error}{before}", changed=bool(done))
+        module.fail_json(**failed_after(error, client.changes if client else []))
     module.exit_json(**result)
 
 

@@ -146,7 +146,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     provider_problem,
     role_name,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
+from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 TRUST = "trust policy"
 
@@ -210,9 +210,7 @@ def main() -> None:
         iam = Iam(module)
         result = run(module, iam)
     except Ec2Error as error:
-        changes = iam.changes if iam else []
-        before = f" Before, this run did: {join_names(changes)}." if changes else ""
-        module.fail_json(msg=f"{error}{before}", changed=bool(changes))
+        module.fail_json(**failed_after(error, iam.changes if iam else []))
     module.exit_json(**result)
 
 

@@ -43,7 +43,7 @@ from .operators import KATA_OC_LABEL, MASTER_LABEL, Api, advertise, is_passing
 from .pod_network import PodNetwork
 from .pod_vms import cloud_of
 from .releases import RELEASES, Release, release_of
-from .sandboxes import MANAGER, PEER_POD_FINALIZER, PEER_PODS, Sandboxes
+from .sandboxes import MANAGER, PEER_PODS, Sandboxes, peer_pod_of
 
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
@@ -256,22 +256,8 @@ class Adaptors:
 
     def _make_object(self, pod: dict) -> None:
         metadata = pod["metadata"]
-        name = f"{metadata['name']}-resource-{uuid.uuid4().hex[:5]}"
-        owner = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
-        body = {
-            "apiVersion": "confidentialcontainers.org/v1alpha1",
-            "kind": "PeerPod",
-            "metadata": {"name": name, "finalizers": [PEER_POD_FINALIZER], "ownerReferences": [owner]},
-            "spec": {"cloudProvider": "aws", "instanceID": f"i-{uuid.uuid4().hex[:17]}"},
-        }
-        self._objects.setdefault(metadata["uid"], []).append(name)
+        body = peer_pod_of(pod, "aws", f"i-{uuid.uuid4().hex[:17]}")
+        self._objects.setdefault(metadata["uid"], []).append(body["metadata"]["name"])
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
     def _container(self, pod: dict, *, ready: bool, waiting: str = "", phase: str = "") -> None:

@@ -55,6 +55,29 @@ CONNECTING = 127.0
 LOG_LINES = 5000
 
 
+def peer_pod_of(pod: dict, provider: str, instance_id: str) -> dict:
+    """The PeerPod that CAA creates for a VM of a pod (pkg/adaptor/k8sops/peerpod.go)."""
+    metadata = pod["metadata"]
+    owner = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "apiVersion": "confidentialcontainers.org/v1alpha1",
+        "kind": "PeerPod",
+        "metadata": {
+            "name": f"{metadata['name']}-resource-{uuid.uuid4().hex[:5]}",
+            "finalizers": [PEER_POD_FINALIZER],
+            "ownerReferences": [owner],
+        },
+        "spec": {"cloudProvider": provider, "instanceID": instance_id},
+    }
+
+
 class SandboxError(Exception):
     """The error that CAA returns to the shim."""
 
@@ -289,22 +312,8 @@ class Sandboxes:
     def _own(self, sandbox: Sandbox, vm: Vm) -> None:
         """OwnPeerPod."""
         metadata = sandbox.pod["metadata"]
-        name = f"{metadata['name']}-resource-{uuid.uuid4().hex[:5]}"
-        self._owned[metadata["uid"]][vm.id] = name
-        owner = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
-        body = {
-            "apiVersion": "confidentialcontainers.org/v1alpha1",
-            "kind": "PeerPod",
-            "metadata": {"name": name, "finalizers": [PEER_POD_FINALIZER], "ownerReferences": [owner]},
-            "spec": {"cloudProvider": self._vms.provider, "instanceID": vm.id},
-        }
+        body = peer_pod_of(sandbox.pod, self._vms.provider, vm.id)
+        self._owned[metadata["uid"]][vm.id] = body["metadata"]["name"]
         self._quietly("POST", PEER_PODS.format(metadata["namespace"]), body, "application/json")
 
     def _delete_vms(self, sandbox: Sandbox) -> None:

@@ -67,6 +67,7 @@ TESTED_THROUGH = {
     "_aws/import_client": "integration/test_podvm_import.py",
     "_azure/identity_reads": "integration/test_azure_token_identity.py",
     "_azure/worker_network": "integration/test_nsg_rules.py",
+    "_azure/tags": "unit/module_utils/_azure/test_nat_gateway.py",
     "_kubernetes/client": "integration/test_kubernetes_faults.py",
     "_kubernetes/namespace_content": "integration/test_own_namespace.py",
     "_operator/client": "integration/test_operator_install.py",

@@ -25,7 +25,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     NAMESPACES_PATH,
     RUNTIME_CLASSES_PATH,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
+    Cluster,
+    ClusterError,
+    readable,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import is_accounted_for
 
@@ -72,12 +76,12 @@ def registered(cluster: Cluster) -> list[Mutator]:
     """The webhooks called WEBHOOK, and the policies of this collection; without the permission to read them, none."""
     mutators = [
         Mutator(f"MutatingWebhookConfiguration {configuration['metadata']['name']}", partial(excludes, webhook))
-        for configuration in _readable(cluster, MUTATING_WEBHOOKS_PATH)
+        for configuration in readable(cluster, MUTATING_WEBHOOKS_PATH)
         for webhook in configuration.get("webhooks") or ()
         if webhook["name"] == WEBHOOK
     ]
     for version in MUTATING_POLICY_VERSIONS:
-        if policies := _readable(cluster, policy_path(version)):
+        if policies := readable(cluster, policy_path(version)):
             for policy in policies:
                 excluded = exclusions(policy["spec"])
                 if excluded is not None:
@@ -85,16 +89,6 @@ def registered(cluster: Cluster) -> list[Mutator]:
                     mutators.append(Mutator(name, excluded.__contains__))
             break
     return mutators
-
-
-def _readable(cluster: Cluster, path: str) -> list[dict]:
-    """The objects of a collection; none if it is not served, or may not be read."""
-    try:
-        return list(cluster.list(path))
-    except ClusterError as error:
-        if error.status not in (403, 404):
-            raise
-        return []
 
 
 def verify(

@@ -17,11 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.egress import default_route, reference
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-# Azure does not allow a slash in the name of a tag.
-MANAGED_TAG = "osc.peerpods.managed"
-REFERENCE_TAG = "osc.peerpods.cluster."
 SUBNETS_TAG = "osc.peerpods.subnets"
 
 # The usages of a subscription in a location that count resources of these types, in lower case, and their names.

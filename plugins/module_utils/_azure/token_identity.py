@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
+
 IDENTITY_API_VERSION = "2023-01-31"
 ROLES_API_VERSION = "2022-04-01"
 
@@ -31,10 +33,6 @@ SERVICE_ACCOUNT = "default"
 # cloud-api-adaptor, and those of the jobs that create and delete the image.
 VM_ROLES = ("Reader", "Virtual Machine Contributor", "Network Contributor")
 IMAGE_ROLES = ("Storage Account Contributor", "Compute Gallery Artifacts Publisher")
-
-# The tags of what this collection created. Azure does not accept the slash of the tags on AWS.
-MANAGED_TAG = "osc.peerpods.managed"
-REFERENCE_TAG = "osc.peerpods.cluster."
 
 MAX_NAME = 128
 

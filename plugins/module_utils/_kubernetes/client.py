@@ -212,6 +212,16 @@ class Cluster:
         return self._client.send(method, path, body, query_params=list((query or {}).items()), **params).content
 
 
+def readable(cluster: Cluster, path: str) -> list[dict]:
+    """Every object of a collection; none if it is not served, or may not be read."""
+    try:
+        return list(cluster.list(path))
+    except ClusterError as error:
+        if error.status not in (403, 404):
+            raise
+        return []
+
+
 class Collection:
     """The objects of a collection as last seen, kept up to date by a watch while waiting."""
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, readable
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import DEPLOYMENT_MODE_KEY
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
@@ -169,8 +169,8 @@ def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | No
 
     Takes two requests. If the user may not list ClusterServiceVersions or DaemonSets, the other objects decide.
     """
-    csvs = _readable(cluster, f"{OLM}/namespaces/{namespace}/clusterserviceversions")
-    sets = _readable(cluster, f"/apis/apps/v1/namespaces/{namespace}/daemonsets")
+    csvs = readable(cluster, f"{OLM}/namespaces/{namespace}/clusterserviceversions")
+    sets = readable(cluster, f"/apis/apps/v1/namespaces/{namespace}/daemonsets")
     by_name = {daemon_set["metadata"]["name"]: daemon_set for daemon_set in sets}
     daemon_set = next((by_name[name] for name in reversed(DAEMON_SETS) if name in by_name), None)
     configs = None if configs is None else list(configs)
@@ -186,7 +186,7 @@ def read_operator(cluster: Cluster, namespace: str, configs: Iterable[dict] | No
 
 def read_operator_summary(cluster: Cluster, namespace: str) -> dict | None:
     """The operator as a dict for a module's result, after reading the PeerPodConfigs; None without an operator."""
-    configs = _readable(cluster, configs_path(namespace))
+    configs = readable(cluster, configs_path(namespace))
     operator = read_operator(cluster, namespace, configs)
     return operator.summary if operator else None
 
@@ -232,15 +232,6 @@ def _owner(daemon_set: dict | None, configs: Iterable[dict]) -> str | None:
     owners = ((daemon_set or {}).get("metadata") or {}).get("ownerReferences") or []
     uids = {owner["uid"] for owner in owners}
     return next((config["metadata"]["name"] for config in configs if config["metadata"]["uid"] in uids), None)
-
-
-def _readable(cluster: Cluster, path: str) -> list[dict]:
-    try:
-        return list(cluster.list(path))
-    except ClusterError as error:
-        if error.status not in (403, 404):
-            raise
-        return []
 
 
 def _release(text: str) -> tuple[int, ...]:
