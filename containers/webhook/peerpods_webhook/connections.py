@@ -147,9 +147,6 @@ class Guard:
             sock.setblocking(False)
         self._requests = requests
         self._limits = limits
-        # By port: the name of the listening socket, and the file descriptors that granian has of it.
-        self._names = {port: _name(sock.fileno()) for port, sock in self._listening.items()}
-        self._granians: dict[int, list[int]] = {}
         # A listening socket without an address that a client could know.
         self._empty = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._empty.bind("")
@@ -183,13 +180,7 @@ class Guard:
         """Shut down what is beyond the bounds, with the reason `instead_of_all` for ALL. Returns the names of the
         sockets that are shut down and not closed yet."""
         now = time.monotonic()
-        sockets = list(_open_sockets())
-        for port, listening in self._listening.items():
-            files_of_port = [file for name, file in sockets if name == self._names[port]]
-            # While they are exchanged, there is only that of this class.
-            if granians := [file for file in files_of_port if file != listening.fileno()]:
-                self._granians[port] = granians
-        files = dict(sockets)
+        files = dict(_open_sockets(_open_files()))
         self._forget(files.keys(), now)
         for name in files.keys() - self._known.keys():
             self._known[name] = self._connection(files[name], now)
@@ -255,7 +246,7 @@ class Guard:
                 deadline = time.monotonic() + CLOSE_SECONDS
                 while shut_down and time.monotonic() < deadline:
                     time.sleep(CLOSE_INTERVAL)
-                    shut_down &= dict(_open_sockets()).keys()
+                    shut_down &= dict(_open_sockets(_open_files())).keys()
                 clients = [
                     (listening, arrivals.enter_context(_non_blocking(listening.family)))
                     for listening in self._listening.values()
@@ -266,14 +257,15 @@ class Guard:
     @contextlib.contextmanager
     def _exchanged(self, empty: socket.socket) -> Iterator[None]:
         """Exchange the sockets on which granian listens for an empty one during the block."""
+        listening_by_name = {_name(listening.fileno()): listening for listening in self._listening.values()}
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         exchanged = []
-        for port, files in self._granians.items():
-            listening = self._listening[port]
-            for file in files:
-                # A listener that has stopped since has closed its file descriptor.
-                if _name(file) == self._names[port]:
-                    os.dup2(empty.fileno(), file, inheritable=False)
-                    exchanged.append((file, listening))
+        # All possible file descriptors: none is left for the list of the open ones.
+        for name, file in _open_sockets(range(soft)):
+            listening = listening_by_name.get(name)
+            if listening and file != listening.fileno():
+                os.dup2(empty.fileno(), file, inheritable=False)
+                exchanged.append((file, listening))
         try:
             yield
         finally:
@@ -296,9 +288,14 @@ class Guard:
                 log({"level": "warning", "message": "Connections beyond a bound were closed.", **event})
 
 
-def _open_sockets() -> Iterator[tuple[str, int]]:
-    """The name and the file descriptor of each socket of this process."""
-    for file in map(int, os.listdir("/proc/self/fd")):
+def _open_files() -> Iterator[int]:
+    """The open file descriptors of this process. Needs one more, unlike `_open_sockets`."""
+    return map(int, os.listdir("/proc/self/fd"))
+
+
+def _open_sockets(files: Iterable[int]) -> Iterator[tuple[str, int]]:
+    """The name and the file descriptor of each open socket among `files`."""
+    for file in files:
         name = _name(file)
         if name.startswith("socket:"):
             yield name, file

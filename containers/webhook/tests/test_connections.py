@@ -284,6 +284,25 @@ def test_it_recovers_when_no_file_descriptor_is_left_and_refuses_no_other_client
         assert webhook.get("/readyz").status_code == 200
 
 
+def test_no_file_descriptor_is_left_before_the_first_pass():
+    """As at a restart that many clients wait for."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, listening.dup() as granians:
+        guard = connections.Guard([listening], {}, SMALL)
+        address = listening.getsockname()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.ExitStack() as held:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
+            held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+            with contextlib.suppress(OSError):
+                while True:
+                    held.enter_context(socket.socket())
+            with pytest.raises(OSError, match="Too many open files"):
+                socket.socket()
+            with guard._exchanged(guard._empty):
+                assert granians.getsockname() != address
+            assert granians.getsockname() == address
+
+
 def answer_of(webhook: Webhook, connected: socket.socket) -> bytes:
     """The first line of the answer to a request on a connection that exists."""
     with webhook.trust.wrap_socket(connected, server_hostname="127.0.0.1") as tls:
