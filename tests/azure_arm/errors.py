@@ -11,17 +11,19 @@ CANCELED = "Canceled"
 
 @dataclass(eq=False)
 class ArmError(Exception):
-    """The contents of a response `{"error": {"code", "message", "details"}}`."""
+    """The contents of a response `{"error": {"code", "message", "details"}}`, some with a `target`."""
 
     status: int
     code: str
     message: str
     details: list[dict] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    target: str = ""
 
     @property
     def error(self) -> dict:
-        return {"code": self.code, "message": self.message, "details": self.details}
+        error = {"code": self.code, "message": self.message, "details": self.details}
+        return {**error, "target": self.target} if self.target else error
 
     @property
     def content(self) -> bytes:

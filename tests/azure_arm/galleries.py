@@ -1,17 +1,26 @@
 """Microsoft.Compute's images: compute galleries, their definitions and versions, and managed images.
 
 Sources: learn.microsoft.com/rest/api/compute/galleries, gallery-images, gallery-image-versions and images, with their
-examples (azure-rest-api-specs, specification/compute), and "Troubleshoot issues with shared images in Azure".
+examples (azure-rest-api-specs, specification/compute), and "Troubleshoot issues with shared images in Azure". The
+errors of machines whose image does not exist are quoted in confidential-containers/cloud-api-adaptor#1709,
+aztfmod/terraform-azurerm-caf#852 (a version of a gallery) and MicrosoftDocs/azure-docs#53728 (a managed image).
 """
 
 from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import ids
 from .errors import ArmError
+
+# A version in a community gallery, which is in another subscription, and its regions.
+COMMUNITY_IMAGE = (
+    "/CommunityGalleries/cocopodvm-d0e4f35f-5530-4b9c-8596-112487cdea85/Images/podvm_image0/Versions/1.0.0"
+)
+COMMUNITY_REGIONS = ("eastus", "westeurope")
 
 # Without hyphens, unlike the names of other resources.
 GALLERY_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.]{0,78}[A-Za-z0-9])?")
@@ -97,6 +106,48 @@ def expanded(body: dict[str, Any], expand: str) -> dict[str, Any]:
         ],
     }
     return {**body, "properties": {**properties, "replicationStatus": status}}
+
+
+def require_image(storage_profile: Mapping[str, Any], location: str, stored: Mapping[str, dict]) -> None:
+    """Reject a machine whose image does not exist in its region."""
+    reference = storage_profile.get("imageReference") or {}
+    if community := reference.get("communityGalleryImageId"):
+        if community.lower() != COMMUNITY_IMAGE.lower() or location not in COMMUNITY_REGIONS:
+            raise _not_in_region(community, location)
+        return
+    image_id = reference.get("id")
+    if not image_id:
+        return
+    resource = ids.parse(image_id)
+    if resource is None or resource.type not in (ids.GALLERY_IMAGES, ids.GALLERY_VERSIONS, ids.IMAGES):
+        raise _invalid(f"Entity '{image_id}' is not the ID of an image.", "imageReference.id")
+    if resource.type == ids.IMAGES:
+        if (stored.get(resource.key) or {}).get("location") != location:
+            message = f"The Image '{image_id}' cannot be found in '{location}' region."
+            raise ArmError(404, "NotFound", message, target="imageReference")
+        return
+    # Without a version, Azure takes the latest one.
+    versions = (
+        body
+        for key, body in stored.items()
+        if body["type"] == ids.GALLERY_VERSIONS and f"{key}/".startswith(f"{resource.key}/")
+    )
+    if not any(location in _regions(version) for version in versions):
+        raise _not_in_region(image_id, location)
+
+
+def _not_in_region(image_id: str, location: str) -> ArmError:
+    return ArmError(
+        404,
+        "GalleryImageNotFound",
+        f'"The gallery image {image_id} is not available in {location} region. Please contact image owner to replicate '
+        'to this region, or change your requested region."',
+        target="imageReference",
+    )
+
+
+def _regions(version: dict) -> Iterable[str]:
+    return (_region(region["name"]) for region in version["properties"]["publishingProfile"]["targetRegions"])
 
 
 def require_empty(nested: list[str]) -> None:

@@ -255,6 +255,8 @@ class State:
             case ids.ROUTES:
                 new["properties"] = egress.stored_route(new["name"], properties)
             case ids.VMS:
+                if before is None:
+                    galleries.require_image(properties.get("storageProfile") or {}, new["location"], self.stored)
                 properties["vmId"] = old.get("vmId", str(uuid.uuid4()))
                 for nic_id, nic in machines.interfaces_of(new):
                     self.put(ids.known(nic_id), nic, conditions={})

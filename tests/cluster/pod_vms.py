@@ -441,12 +441,14 @@ def _machine(name: str, settings: Mapping[str, str], tags: dict[str, str]) -> di
     }
     if settings.get("AZURE_NSG_ID"):
         interface["networkSecurityGroup"] = {"id": settings["AZURE_NSG_ID"]}
+    image_id = settings.get("AZURE_IMAGE_ID", "")
+    image_key = "communityGalleryImageId" if image_id.startswith("/CommunityGalleries/") else "id"
     return {
         "location": settings["AZURE_REGION"],
         "tags": tags,
         "properties": {
             "hardwareProfile": {"vmSize": settings.get("AZURE_INSTANCE_SIZE") or "Standard_DC2as_v5"},
-            "storageProfile": {"imageReference": {"id": settings.get("AZURE_IMAGE_ID", "")}},
+            "storageProfile": {"imageReference": {image_key: image_id}},
             "osProfile": {"computerName": name, "adminUsername": "peerpod"},
             "networkProfile": {
                 "networkApiVersion": "2021-11-01",

@@ -388,10 +388,33 @@ def test_a_machine_as_cloud_api_adaptor_creates_it(arm: AzureArm, network: Netwo
     with pytest.raises(HttpResponseError, match="exceeding approved standardDSv5Family Cores quota") as refused:
         compute.virtual_machines.begin_create_or_update("rg1", "vm2", body)
     assert (refused.value.status_code, refused.value.error.code) == (409, "OperationNotAllowed")
+    arm.limits["standardDSv5Family"] = 64
+    # The network interface of a machine that is rejected is not created.
+    before = arm.resources
+    for key, image, error, region in IMAGES_NOT_FOUND:
+        image_id = image.format(f"{server_id(arm)}/providers/Microsoft.Compute")
+        machine = {**body["properties"], "storageProfile": {"imageReference": {key: image_id}}}
+        with pytest.raises(HttpResponseError, match=rf"{region} region") as missing:
+            compute.virtual_machines.begin_create_or_update("rg1", "vm2", {**body, "properties": machine})
+        found = (missing.value.status_code, missing.value.error.code, missing.value.error.target)
+        assert found == (404, error, "imageReference")
+    assert arm.resources == before
     # A machine that exists may be written again.
     compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
     compute.virtual_machines.begin_delete("rg1", "vm1").result()
     assert not [name for name in arm.resources if "networkinterfaces" in name]
+
+
+IMAGES_NOT_FOUND = [
+    ("id", "{}/galleries/none/images/podvm/versions/1.0.0", "GalleryImageNotFound", "is not available in westeurope"),
+    ("id", "{}/images/none", "NotFound", "cannot be found in 'westeurope'"),
+    (
+        "communityGalleryImageId",
+        "/CommunityGalleries/none/Images/podvm/Versions/1.0.0",
+        "GalleryImageNotFound",
+        "is not available in westeurope",
+    ),
+]
 
 
 def test_an_image_in_a_gallery(arm: AzureArm) -> None:
@@ -420,6 +443,16 @@ def test_an_image_in_a_gallery(arm: AzureArm) -> None:
     assert [(entry.region, entry.state) for entry in replicated.summary] == [("West Europe", "Completed")]
     listed = compute.gallery_image_versions.list_by_gallery_image("rg1", "Gallery_1", "podvm-image")
     assert [entry.name for entry in listed] == ["262093934.0.1"]
+    # A machine of the version, or of the latest version of the definition, where it is replicated.
+    machine = {"storageProfile": {"imageReference": {"id": created.id}}}
+    compute.virtual_machines.begin_create_or_update("rg1", "vm1", {**place, "properties": machine}).result()
+    machine = {"storageProfile": {"imageReference": {"id": stored.id}}}
+    compute.virtual_machines.begin_create_or_update("rg1", "vm2", {**place, "properties": machine}).result()
+    body = {"location": "northeurope", "properties": machine}
+    with pytest.raises(HttpResponseError, match="is not available in northeurope region"):
+        compute.virtual_machines.begin_create_or_update("rg1", "vm3", body)
+    for name in ("vm1", "vm2"):
+        compute.virtual_machines.begin_delete("rg1", name).result()
     with pytest.raises(HttpResponseError) as nested:
         compute.galleries.begin_delete("rg1", "Gallery_1").result()
     assert (nested.value.status_code, nested.value.error.code) == (409, "CannotDeleteResource")

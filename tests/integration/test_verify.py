@@ -18,6 +18,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._verify.findings impo
 
 from tests.azure_arm import AzureArm, faults, roles
 from tests.azure_arm.faults import Fault
+from tests.azure_arm.galleries import COMMUNITY_IMAGE
 from tests.cluster import aws, azure, openshift
 from tests.cluster.adaptor import RESTART
 from tests.cluster.launcher import Cluster
@@ -503,7 +504,7 @@ def on_azure(on_aws: World, arm: AzureArm, azure_side: azure.CloudSide, tmp_path
         "AZURE_SUBNET_ID": azure_side.worker_subnet_id,
         "AZURE_NSG_ID": azure_side.nsg_id,
         "AZURE_INSTANCE_SIZE": "Standard_B2als_v2",
-        "AZURE_IMAGE_ID": "/CommunityGalleries/cocopodvm/Images/podvm/Versions/0.1.0",
+        "AZURE_IMAGE_ID": COMMUNITY_IMAGE,
         "PROXY_TIMEOUT": "1s",
         "PEERPODS_LIMIT_PER_NODE": "1",
     }
@@ -529,6 +530,14 @@ def test_the_quota_of_azure_is_used_up(on_azure: World, arm: AzureArm):
     arm.limits["standardBasv2Family"] = 100
     assert failed(found) == {"verify-vm": "quota"}
     assert "Current Limit: 1, Current Usage: 0, Additional Required: 2" in found["verify-vm"]["found"]
+
+
+def test_azure_does_not_have_the_image(on_azure: World):
+    gallery = "/CommunityGalleries/none/Images/podvm/Versions/0.1.0"
+    with on_azure.set(AZURE_IMAGE_ID=gallery):
+        found = on_azure.verify()
+    assert failed(found) == {"verify-vm": "image"}
+    assert f"The gallery image {gallery} is not available in westeurope region" in found["verify-vm"]["found"]
 
 
 def test_azure_has_no_capacity(on_azure: World, arm: AzureArm):
