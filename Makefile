@@ -3,6 +3,8 @@
 # root, the container tools of the distribution.
 
 SHELL := /bin/bash
+# Every process of the tests would compile the modules of this project again.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 CLOUD ?= aws
 # To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
