@@ -157,6 +157,11 @@ options:
       - The annotation applies to all webhooks in the configuration.
     type: bool
     default: false
+  annotations:
+    description:
+      - Annotations to set on the configuration. Others are not changed.
+      - An annotation with which a controller manages the CA bundle is set by O(service_ca) or O(cert_manager).
+    type: dict
   operations:
     description:
       - The operations on pods that the webhook is called for. Resources cannot be changed after V(CREATE).
@@ -329,6 +334,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.verificati
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
+    INJECTORS,
     Plan,
     bundle_of,
     encode_ca_bundle,
@@ -404,6 +410,11 @@ def validate(params: dict[str, Any]) -> None:
         )
     if params["service_ca"] and params["url"]:
         raise AdmissionError("service_ca is for a service: OpenShift's service CA signs no certificate for a url.")
+    if injectors := sorted(set(INJECTORS) & set(params["annotations"] or {})):
+        raise AdmissionError(
+            f"annotations has {injectors[0]}, with which another controller manages the CA bundle. Set service_ca or "
+            "cert_manager instead."
+        )
     validate_mutation(params, excluded(params))
 
 
@@ -443,6 +454,7 @@ def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) ->
         desired,
         ca_bundle=ca_bundle(cluster, params),
         injection=injection(params),
+        annotations={name: str(value) for name, value in (params["annotations"] or {}).items()},
     )
 
 
@@ -614,6 +626,7 @@ def main() -> None:
                 },
             },
             "service_ca": {"type": "bool", "default": False},
+            "annotations": {"type": "dict"},
             "operations": {
                 "type": "list",
                 "elements": "str",

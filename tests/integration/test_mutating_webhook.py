@@ -424,6 +424,10 @@ def test_verify_warns_where_the_runtime_class_is_missing(cluster, admission, man
             {"url": "https://x/", "service_ca": True, "ca_bundle": "x"},
             "With service_ca, OpenShift manages the CA bundle. Do not set ca_bundle",
         ),
+        (
+            {"url": "https://x/", "annotations": {"cert-manager.io/inject-ca-from": "n/c"}},
+            "annotations has cert-manager.io/inject-ca-from",
+        ),
         ({"url": "https://x/", "target_runtime_classes": []}, "target_runtime_classes is empty"),
         (
             {"url": "https://x/", "verify": True, "verify_namespace": "kube-system"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -105,12 +106,15 @@ def cluster() -> Iterator[Cluster]:
         openshift.fill(running, workers, openshift.IMAGINED_REGION["aws"])
         openshift.start_stand_ins(running, "process")
         running.apply(
-            {
-                "apiVersion": "node.k8s.io/v1",
-                "kind": "RuntimeClass",
-                "metadata": {"name": "kata-remote"},
-                "handler": "kata-remote",
-            }
+            *(
+                {
+                    "apiVersion": "node.k8s.io/v1",
+                    "kind": "RuntimeClass",
+                    "metadata": {"name": name},
+                    "handler": name,
+                }
+                for name in ("kata-remote", "kata-cc")
+            )
         )
         yield running
 
@@ -125,6 +129,8 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
         defaults = {
             **site_variables("process"),
             "webhook_namespace": namespace,
+            # Without the option, that of the previous setting would stay.
+            **({} if namespace == "own" else {"webhook_certificate": "service_ca"}),
             "webhook_port": port,
             "webhook_health_port": health_port,
             # There is no other replica that answers while this one is replaced.
@@ -178,13 +184,21 @@ def accepts_peer_pods(cluster: Cluster) -> bool:
 
 @pytest.fixture(scope="module")
 def own(role: Callable[..., Role]) -> Role:
-    return role("own", webhook_certificate="own")
+    return role("own")
+
+
+# The options of the registration of the first installation of `own`. Later runs leave them out.
+FIRST_OPTIONS = {
+    "webhook_certificate": "own",
+    "webhook_extra_excluded_namespaces": ["legacy", "team-*"],
+    "webhook_target_runtime_classes": ["kata-remote", "kata-cc"],
+}
 
 
 @pytest.fixture(scope="module")
 def first_output(own: Role) -> str:
     """The output of the first installation, with -vvv."""
-    completed = own.install("-vvv", "--diff")
+    completed = own.install("-vvv", "--diff", "-e", json.dumps(FIRST_OPTIONS))
     return completed.stdout + completed.stderr
 
 
@@ -193,7 +207,7 @@ class TestOwnCertificateAuthority:
 
     def test_a_dry_run_of_a_first_installation_writes_nothing(self, own: Role):
         with own.unchanged():
-            own.install("--check", "--diff")
+            own.install("--check", "--diff", "-e", json.dumps(FIRST_OPTIONS))
 
     @pytest.mark.usefixtures("first_output")
     def test_the_api_server_calls_the_webhook(self, own: Role):
@@ -274,6 +288,7 @@ class TestOwnCertificateAuthority:
             wait_for("a new certificate", lambda: own.presents_one_of(aged.ca, excluded=aged.leaf), seconds=30)
             wait_for_more(10)
         assert own.trusted() == [aged.ca]
+        assert excluded_by_registration(own) == {"legacy", "team-", *EXCLUDED_BY_DEFAULT}
 
     @pytest.mark.usefixtures("first_output")
     def test_a_ca_in_its_last_third_is_renewed_while_pods_are_created(self, own: Role):
@@ -281,12 +296,18 @@ class TestOwnCertificateAuthority:
         aged = Aged(ca_days_left=1000, leaf_days_left=300)
         aged.move_in(own, also_trusted=[Aged(ca_days_left=-1, leaf_days_left=-1).ca])
         with peer_pods(own.cluster) as wait_for_more:
-            own.install()
+            # An empty list removes what the registration has; an empty answer in a survey keeps it.
+            answers = {"webhook_extra_excluded_namespaces": [], "webhook_target_runtime_classes": ""}
+            own.install("-e", json.dumps(answers))
             new, old = own.trusted()
             wait_for("the new CA's certificate", lambda: own.presents_one_of(new), seconds=30)
             wait_for_more(10)
         assert old == aged.ca
         assert new.public_key() != old.public_key()
+        assert excluded_by_registration(own) == EXCLUDED_BY_DEFAULT
+        (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
+        assert '["kata-remote", "kata-cc"]' in webhook["matchConditions"][0]["expression"]
+        assert own.environment_of_pod()["TARGET_RUNTIME_CLASS"] == "kata-remote,kata-cc"
 
     @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_changes_nothing(self, own: Role):
@@ -314,6 +335,16 @@ class TestOwnCertificateAuthority:
     @staticmethod
     def _pods(own: Role) -> list[dict]:
         return own.get("pods", "-l", f"app.kubernetes.io/name={NAME}")["items"]
+
+
+# The namespace of the webhook and those of the system, by name and by prefix.
+EXCLUDED_BY_DEFAULT = {"own", "openshift", "kube-", "openshift-"}
+
+
+def excluded_by_registration(own: Role) -> set[str]:
+    (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
+    (by_name,) = webhook["namespaceSelector"]["matchExpressions"]
+    return {*by_name["values"], *re.findall(r'startsWith\("(.+?)"\)', webhook["matchConditions"][1]["expression"])}
 
 
 class Aged:

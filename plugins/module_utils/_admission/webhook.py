@@ -15,7 +15,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,10 +163,12 @@ def plan_present(
     *,
     ca_bundle: str | None,
     injection: dict[str, str],
+    annotations: Mapping[str, str],
 ) -> Plan:
     """Set `desired` in the configuration, with `ca_bundle` or else the existing caBundle.
 
-    `injection` is the annotation with which another controller manages the caBundle, if any.
+    `injection` is the annotation with which another controller manages the caBundle, if any. `annotations` are further
+    ones.
     """
     old = find(current, desired["name"])
     # Further fields of a newer API server are kept.
@@ -185,9 +187,9 @@ def plan_present(
         webhooks[webhooks.index(old)] = new
     else:
         webhooks.append(new)
-    annotations = configuration["metadata"].setdefault("annotations", {})
+    stored = configuration["metadata"].setdefault("annotations", {})
     if ca_bundle or injection:
-        injectors = [name for name in INJECTORS if annotations.get(name) not in (None, "false")]
+        injectors = [name for name in INJECTORS if stored.get(name) not in (None, "false")]
         for name in set(injectors) - set(injection):
             if other_webhooks:
                 raise AdmissionError(
@@ -195,11 +197,12 @@ def plan_present(
                     f"controller manages the CA bundle of all of its webhooks, including {other_webhooks[0]['name']}. "
                     "Set no CA bundle, or use a configuration of another name."
                 )
-            del annotations[name]
-    annotations.update(injection)
+            del stored[name]
+    stored.update(annotations)
+    stored.update(injection)
 
-    before = _shown(current, old)
-    after = _shown(configuration, new)
+    before = _shown(current, old, annotations)
+    after = _shown(configuration, new, annotations)
     if current is None:
         return Plan("create", configuration, before, after)
     return Plan(None if before == after else "replace", configuration, before, after)
@@ -243,15 +246,15 @@ def _only_runtime_classes(runtime_classes: list[str]) -> dict:
     }
 
 
-def _shown(configuration: dict | None, entry: dict | None) -> dict:
-    """The webhook of this collection, with the CA bundle shortened to a fingerprint."""
+def _shown(configuration: dict | None, entry: dict | None, names: Iterable[str] = ()) -> dict:
+    """The webhook of this collection, with the CA bundle shortened to a fingerprint, and the annotations `names`."""
     if configuration is None:
         return {}
     annotations = configuration["metadata"].get("annotations", {})
     shown: dict = {}
-    injection = {name: annotations[name] for name in INJECTORS if name in annotations}
-    if injection:
-        shown["annotations"] = injection
+    shown_annotations = {name: annotations[name] for name in (*INJECTORS, *names) if name in annotations}
+    if shown_annotations:
+        shown["annotations"] = shown_annotations
     if entry is not None:
         shown["webhook"] = entry
         bundle = entry["clientConfig"].get("caBundle")

@@ -51,8 +51,15 @@ def configuration(*webhooks: dict, **annotations: str) -> dict:
     }
 
 
-def present(current, desired=None, ca_bundle=None, injection=None):
-    return plan_present(current, "c", desired or desired_webhook(), ca_bundle=ca_bundle, injection=injection or {})
+def present(current, desired=None, ca_bundle=None, injection=None, annotations=None):
+    return plan_present(
+        current,
+        "c",
+        desired or desired_webhook(),
+        ca_bundle=ca_bundle,
+        injection=injection or {},
+        annotations=annotations or {},
+    )
 
 
 FOREIGN = {
@@ -180,6 +187,18 @@ def test_one_injection_replaces_the_other(before, after):
     assert plan.before["annotations"] == before
     with pytest.raises(AdmissionError, match=f"annotated with {next(iter(before))}"):
         present(configuration(desired_webhook(), FOREIGN, **before), injection=after)
+
+
+def test_annotations_are_set_besides_others():
+    current = configuration(desired_webhook(), FOREIGN, team="a", options="old")
+    plan = present(current, annotations={"options": "new"})
+    assert plan.action == "replace"
+    assert plan.configuration["metadata"]["annotations"] == {"team": "a", "options": "new"}
+    assert (plan.before["annotations"], plan.after["annotations"]) == ({"options": "old"}, {"options": "new"})
+    assert present(plan.configuration, annotations={"options": "new"}).action is None
+    assert present(plan.configuration).action is None
+    injected = present(current, ca_bundle=BUNDLE, annotations={"options": "new"})
+    assert injected.configuration["metadata"]["annotations"] == {"team": "a", "options": "new"}
 
 
 def test_a_disabled_injection_is_not_an_injection():
