@@ -48,6 +48,7 @@ from .sandboxes import MANAGER, PEER_PODS, Sandboxes, peer_pod_of
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
 DEFAULT_LIMIT = "10"
+PROVIDERS = ("aws", "azure")
 SETS = {row.daemon_set for row in RELEASES}
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -168,8 +169,11 @@ class Adaptors:
         return settings, {key: base64.b64decode(value).decode() for key, value in secret.items()}
 
     def _limit(self, pod: dict) -> int | None:
-        """The limit in the pod's environment; None if CAA does not start with this limit."""
+        """The limit in the pod's environment; None if CAA does not start with this environment."""
         release = _release(pod)
+        # entrypoint.sh ends without a provider that it knows.
+        if self._sandboxes and self._environment()[0].get("CLOUD_PROVIDER") not in PROVIDERS:
+            return None
         if release.has_peer_pod_config:
             return 0
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/peer-pods-cm"

@@ -8,6 +8,7 @@ the errors of the shim of src/runtime/virtcontainers/remote.go (kata-containers/
 A container whose command is `python3 -c PROGRAM …` really runs, with the network of its VM (peer_pod.py); all others
 only report that they run. Whether an image can be pulled in the VM is decided from its name: hosts of the domain
 `invalid` do not resolve (RFC 2606), and the tag `no-such-tag` does not exist; and from the way out of the VM's subnet.
+An image with the tag `without-python3` has no program of that name.
 
 Not modelled: the time that a VM takes to boot, and kubelet's own timeouts. kwok removes a deleted pod immediately, not
 after its VM is deleted.
@@ -239,11 +240,13 @@ class Sandboxes:
             process.wait()
 
     def _pull(self, sandbox: Sandbox, vm: Vm, address: str) -> None:
-        """Pull the images in the VM; kubelet repeats that in the same sandbox."""
+        """Pull the images in the VM and create the containers; kubelet repeats that in the same sandbox."""
         containers = sandbox.pod["spec"]["containers"]
         pause, longest = BACK_OFF
         while not sandbox.stopped.is_set():
-            failures = [self._pull_failure(container["image"], vm) for container in containers]
+            failures = [
+                self._pull_failure(container["image"], vm) or _program_failure(container) for container in containers
+            ]
             if not any(failures):
                 return
             states = [
@@ -392,6 +395,13 @@ class Sandboxes:
         except ApiException as error:
             if error.status not in (404, 409, 422):
                 raise
+
+
+def _program_failure(container: dict) -> str:
+    """The error of the kata agent for a missing program (src/agent/rustjail; kata-containers/kata-containers#9028)."""
+    program = next(iter(container.get("command") or []), "")
+    is_missing = program == "python3" and container["image"].endswith(":without-python3")
+    return f"the file {program} was not found" if is_missing else ""
 
 
 def _seconds(duration: str) -> float:

@@ -71,7 +71,7 @@ class World:
             created = self.run("verification_pods", **arguments, previous=created["progress"])
         ids = [instance for pod in created.get("pods", ()) for instance in pod["instances"]]
         instances = self.consoles(ids)
-        absent = {"state": "absent", "wait_timeout": delete_timeout}
+        absent = {"state": "absent", "wait_timeout": delete_timeout, "namespace": options.get("namespace", "default")}
         deleted = self.run("verification_pods", **absent)
         while not deleted["progress"]["done"]:
             deleted = self.run("verification_pods", **absent, previous=deleted["progress"])
@@ -90,13 +90,13 @@ class World:
         return self.run(module, instance_ids=ids, **region) if ids else {"instances": []}
 
     @contextmanager
-    def set(self, **changed: str) -> Iterator[None]:
-        """cloud-api-adaptor with other settings, which it reads when it starts."""
-        self._write({**self.settings, **changed})
+    def set(self, *, starts: bool = True, **changed: str) -> Iterator[None]:
+        """cloud-api-adaptor with other settings, which it reads when it starts, if it `starts` with them."""
+        self._write({**self.settings, **changed}, starts)
         yield
         self._write(self.settings)
 
-    def _write(self, settings: dict[str, str]) -> None:
+    def _write(self, settings: dict[str, str], starts: bool = True) -> None:
         self.cluster.merge("configmap/peer-pods-cm", {"data": None}, OPERATOR_NAMESPACE)
         self.cluster.merge("configmap/peer-pods-cm", {"data": settings}, OPERATOR_NAMESPACE)
         before = {pod["metadata"]["name"]: _restarts(pod) for pod in self.adaptors()}
@@ -105,7 +105,9 @@ class World:
             self.cluster.merge(f"pod/{name}", {"metadata": {"annotations": annotations}}, OPERATOR_NAMESPACE)
         wait_for(
             "cloud-api-adaptor to start again",
-            lambda: all(_restarts(pod) > before[pod["metadata"]["name"]] and _is_ready(pod) for pod in self.adaptors()),
+            lambda: all(
+                _restarts(pod) > before[pod["metadata"]["name"]] and _is_ready(pod) == starts for pod in self.adaptors()
+            ),
             seconds=30,
         )
 
@@ -279,11 +281,33 @@ def test_a_vm_that_stays_is_named(on_aws: World, proxy: Ec2Proxy):
     wait_for("the VM to go", lambda: not on_aws.vms(), seconds=30)
 
 
-def test_ec2_does_not_have_the_image(on_aws: World):
-    with on_aws.set(PODVM_AMI_ID="ami-0123456789abcdef0"):
+@pytest.mark.parametrize(
+    ("key", "value", "cause", "error"),
+    [
+        ("PODVM_AMI_ID", "ami-0123456789abcdef0", "image", "InvalidAMIID.NotFound"),
+        ("AWS_SUBNET_ID", "subnet-0123456789abcdef0", "settings", "InvalidSubnetID.NotFound"),
+    ],
+)
+def test_ec2_does_not_have_what_a_setting_names(on_aws: World, key: str, value: str, cause: str, error: str):
+    with on_aws.set(**{key: value}):
         found = on_aws.verify()
-    assert failed(found) == {"verify-vm": "image"}
-    assert "InvalidAMIID.NotFound" in found["verify-vm"]["found"]
+    assert failed(found) == {"verify-vm": cause}
+    assert error in found["verify-vm"]["found"]
+
+
+def test_cloud_api_adaptor_does_not_start(on_aws: World):
+    """It ended without removing the slots of its node."""
+    with on_aws.set(CLOUD_PROVIDER="awss", starts=False):
+        found = on_aws.verify(wait_timeout=1)
+    assert failed(found) == {"verify-vm": "adaptor"}
+    assert f"on {on_aws.nodes[0]} is not ready: CrashLoopBackOff" in found["verify-vm"]["found"]
+
+
+def test_the_pods_of_a_system_namespace_are_not_mutated(on_aws: World):
+    """The pod needs no slot: more of them than the limit would run."""
+    found = on_aws.verify(namespace="kube-system")
+    assert failed(found) == {"verify-slot": "mutation"}
+    assert (found["verify-answer"]["status"], found["verify-deleted"]["status"]) == ("unknown", "ok")
 
 
 def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
@@ -366,6 +390,12 @@ def test_the_vm_does_not_reach_the_registry(on_aws: World, moto: aws.Moto, side:
 )
 def test_the_image_cannot_be_pulled(on_aws: World, image: str, cause: str):
     assert failed(on_aws.verify(image=image)) == {"verify-pull": cause}
+
+
+def test_the_image_has_no_python(on_aws: World):
+    found = on_aws.verify(image="quay.io/a/b:without-python3")
+    assert failed(found) == {"verify-answer": "program"}
+    assert "the file python3 was not found" in found["verify-answer"]["found"]
 
 
 def test_the_node_has_no_free_slot(on_aws: World):

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+
 # The end of a long message has the innermost error.
 QUOTE_LENGTH = 600
 
@@ -85,6 +87,10 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("egress", r"(?:[Pp]ull|registry|manifest).*(?:[Cc]onnection refused|deadline exceeded|Temporary failure in name)"),
     ("pull", r"Image Pull error|[Ff]ailed to pull image|ErrImagePull|ImagePullBackOff|Pulling image separately not"),
     ("pull", r"manifest unknown|Not authorized: url|unauthorized: |toomanyrequests|ImageInspectError|InvalidImageName"),
+    # The program, which the agent starts after the pull (kata-containers/kata-containers#9028 and #10497), and the
+    # message of kubelet about one that ends (pkg/kubelet/kuberuntime of kubernetes/kubernetes).
+    ("program", r"the file \S+ was not found|executable file not found in \$PATH"),
+    ("program", r"[Bb]ack-off (?:\S+ )?restarting failed container"),
     # cloud-api-adaptor.
     ("adaptor", r"hypervisor\.sock: connect: |no runtime for \"?kata-remote|unknown or unmapped runtime handler"),
     ("settings", r"Invalid(?:Subnet|Group|KeyPair|SecurityGroup)\w*\.\w+|InvalidSubnetID|InvalidGroup|InvalidParam"),
@@ -113,6 +119,9 @@ def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()
 
     `pod` is the evidence of the module verification_pods, `instances` is what the cloud returns about its VMs.
     """
+    if not pod["requests_slot"]:
+        # The module does not wait for its VM.
+        return Cause("mutation", f"no {EXTENDED_RESOURCE} in its requests", "the pod")
     if pod["unscheduled"]:
         return Cause("slot", pod["unscheduled"], "the scheduler", is_final=False)
     cause = reported(pod)

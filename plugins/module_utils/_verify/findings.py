@@ -215,7 +215,11 @@ def _of_state(
 
     def one(pod: Mapping[str, Any]) -> Status:
         cause = causes[pod["name"]]
-        if _ORDER.index(pod["state"]) >= _ORDER.index(state) and not (cause and CHECK_OF.get(cause.kind) == check):
+        # The agent pulls the image, and then starts the program.
+        is_passed = _ORDER.index(pod["state"]) >= _ORDER.index(state) or bool(
+            cause and cause.kind == "program" and check != CHECK_OF["program"]
+        )
+        if is_passed and not (cause and CHECK_OF.get(cause.kind) == check):
             return _reached(check, pod, instances, unread)
         reported = cause and CHECK_OF.get(cause.kind, _next_check(pod["state"]))
         if cause is None and check == _next_check(pod["state"]):
@@ -242,7 +246,7 @@ def _reached(check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str
     if check == "verify-agent":
         return "ok", "The runtime has created the sandbox by the agent in the VM.", "", ""
     if check == "verify-pull":
-        return "ok", "The container runs.", "", ""
+        return "ok", "The container runs." if pod["state"] != "pulling" else "The image was pulled.", "", ""
     answer = pod["answer"]
     if answer.get("boot_id") and answer["boot_id"] == pod.get("node_boot_id"):
         found = "The pod answered, but runs on the kernel of its node, not in a VM."

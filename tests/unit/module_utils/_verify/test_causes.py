@@ -361,6 +361,24 @@ def test_a_container_that_runs_and_does_not_answer(kind: str, error: str):
     assert diagnose(pod("running", answer_error=UNREACHED.format(error))).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        # kata-containers/kata-containers#9028 (CRI-O) and #10497 (containerd).
+        ("Failed", "Error: CreateContainer failed: the file python3 was not found: unknown"),
+        (
+            "Failed",
+            "Error: failed to create containerd task: failed to create shim task: the file python3 was not found",
+        ),
+        # pkg/kubelet/kuberuntime/kuberuntime_manager.go of kubernetes/kubernetes.
+        ("BackOff", f"Back-off restarting failed container verify in pod {POD}_demo(3f2b8a0e)"),
+    ],
+)
+def test_a_program_that_does_not_start_or_ends(reason: str, message: str):
+    cause = diagnose(pod("pulling", events=[event(reason, message)]))
+    assert (cause.kind, cause.quote, cause.is_final) == ("program", message, True)
+
+
 def test_another_error_is_quoted_and_may_pass():
     """The network of the node was not ready."""
     message = f"{SANDBOX}failed to create pod network sandbox: CNI request failed: not ready"

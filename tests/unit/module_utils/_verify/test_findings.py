@@ -66,6 +66,8 @@ def test_egress_is_not_reported_without_a_target():
     ("changed", "failed", "cause"),
     [
         ({"state": "unscheduled", "unscheduled": "Insufficient kata.peerpods.io/vm"}, "verify-slot", "slot"),
+        # The module does not wait for a pod that was not mutated.
+        ({"state": "scheduled", "requests_slot": False}, "verify-slot", "mutation"),
         ({"state": "scheduled", "events": [sandbox_event(QUOTA)]}, "verify-vm", "quota"),
         ({"state": "booting"}, "verify-agent", "port"),
         ({"state": "pulling", "events": [event("Failed", "Image Pull error: denied")]}, "verify-pull", "pull"),
@@ -87,6 +89,12 @@ def test_one_check_reports_the_cause_and_the_later_ones_are_unknown(changed: dic
     assert [check for check in order if found[check]["status"] == "error"] == [failed]
     later = order[order.index(failed) + 1 : -1]
     assert {found[check]["status"] for check in later} == {"unknown"}
+
+
+def test_an_image_without_the_program_was_pulled():
+    found = by_check(pod("pulling", events=[event("Failed", "Error: the file python3 was not found: unknown")]))
+    assert (found["verify-pull"]["status"], found["verify-answer"]["cause"]) == ("ok", "program")
+    assert found["verify-pull"]["found"] == f"{NODE}: The image was pulled."
 
 
 def test_a_cause_is_quoted_with_its_source():
