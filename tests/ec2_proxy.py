@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -23,7 +24,9 @@ Fault = Callable[
 
 
 class Ec2Proxy(ThreadingHTTPServer):
-    """Passes EC2's query API on to `upstream`. Each request uses up one of the `faults` of its action.
+    """Passes an API of AWS on to `upstream`. Each request uses up one of the `faults` of its action.
+
+    The action of a request to S3 is its method with the subresource, as in "PUT" and "PUT ?tagging".
 
     `page_size` replaces the MaxResults of clients: EC2 may also return smaller pages than requested.
     """
@@ -65,20 +68,27 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         query = {key: values[0] for key, values in parse_qs(body.decode()).items()}
         # Service Quotas has its operations in a header.
-        action = query.get("Action") or self.headers["X-Amz-Target"]
+        subresource = re.sub(r"[^?]*(\?[a-z]+)?.*", r" \1", self.path).rstrip()
+        action = query.get("Action") or self.headers["X-Amz-Target"] or f"{self.command}{subresource}"
         self.server.calls.append(action)
         if self.server.page_size and "MaxResults" in query:
             body = urlencode({**query, "MaxResults": self.server.page_size}).encode()
 
+        of_s3: dict[str, str] = {}
+
         def pass_on() -> Answer:
             own_headers = ("host", "connection", "content-length")
             headers = {k: v for k, v in self.headers.items() if k.lower() not in own_headers}
-            request = urllib.request.Request(self.server.upstream, body, headers)
+            # Without a type, urllib sends that of a form.
+            headers.setdefault("Content-Type", "application/xml")
+            url = self.server.upstream + self.path.rstrip("/")
+            request = urllib.request.Request(url, body or None, headers, method=self.command)
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
+                    of_s3.update({k: v for k, v in answer.headers.items() if k.lower().startswith("x-amz-")})
                     return answer.status, answer.read()
             except urllib.error.HTTPError as error:
                 return error.code, error.read()
@@ -93,8 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/xml")
         self.send_header("Content-Length", str(len(content)))
+        for name, value in of_s3.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
+
+    do_DELETE = do_GET = do_HEAD = do_PUT = do_POST  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         pass

@@ -23,6 +23,10 @@ description:
     A bucket of this account and a role C(vmimport) that exist are used, and are neither changed nor removed if this
     collection did not create them. The module fails before any change if the bucket belongs to another account or to
     another region, or if the role may not read it.
+  - >-
+    If the installed botocore cannot create a bucket with tags, a run that is interrupted may leave a bucket without
+    them. A bucket that has neither tags nor content, and whose name ends with a hyphen and the first eight digits of
+    O(cluster_id), therefore counts as created by this collection, and gets the tags.
 options:
   bucket:
     description:
@@ -49,11 +53,11 @@ options:
     default: present
 notes:
   - >-
-    The credentials need C(s3:ListBucket), C(s3:GetBucketTagging), C(s3:CreateBucket), C(s3:PutBucketTagging),
-    C(iam:GetRole), C(iam:ListRolePolicies), C(iam:ListAttachedRolePolicies), C(iam:GetRolePolicy), C(iam:CreateRole),
-    C(iam:TagRole) and C(iam:PutRolePolicy); for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole),
-    C(s3:DeleteObject) and C(s3:DeleteBucket) as well. To read the policies that another owner has attached to the role,
-    C(iam:GetPolicy) and C(iam:GetPolicyVersion).
+    The credentials need C(s3:ListBucket), C(s3:GetBucketTagging), C(s3:CreateBucket), C(s3:TagResource),
+    C(s3:PutBucketTagging) (if botocore cannot create a bucket with tags), C(iam:GetRole), C(iam:ListRolePolicies),
+    C(iam:ListAttachedRolePolicies), C(iam:GetRolePolicy), C(iam:CreateRole), C(iam:TagRole) and C(iam:PutRolePolicy);
+    for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole), C(s3:DeleteObject) and C(s3:DeleteBucket) as well.
+    To read the policies that another owner has attached to the role, C(iam:GetPolicy) and C(iam:GetPolicyVersion).
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -117,7 +121,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_a
 def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
     params = module.params
     target = Target(params["cluster_id"], params["cluster_name"], params["bucket"], module.region, client.partition)
-    bucket, role = client.bucket(target.bucket), client.role(target.policy)
+    bucket, role = client.bucket(target), client.role(target.policy)
     if params["state"] == "present":
         if problems := list(import_problems(target, bucket, role)):
             raise Ec2Error(" ".join(problems))

@@ -1,12 +1,16 @@
-"""moto's server, with what it lacks of IAM: `python -m tests.cluster.moto_server` has its options."""
+"""moto's server, with what it lacks of IAM and S3: `python -m tests.cluster.moto_server` has its options."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import xmltodict  # type: ignore[import-untyped]
 from moto.core.responses import ActionResult
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.exceptions import NotFoundException
 from moto.iam.models import Role
 from moto.iam.responses import IamResponse
+from moto.s3.responses import S3Response
 from moto.server import main
 
 # EvalDecision of SimulatePrincipalPolicy in the API reference of IAM.
@@ -59,6 +63,22 @@ def _verdict(policies: list[IAMPolicy], action: str, resource: str) -> Permissio
 
 
 IamResponse.simulate_principal_policy = simulate_principal_policy  # type: ignore[attr-defined]
+
+_put_bucket = S3Response._bucket_response_put
+
+
+def create_bucket_with_tags(self: S3Response, request: Any, bucket_name: str, querystring: dict[str, Any]) -> Any:
+    """Tags in CreateBucketConfiguration, in the API reference of S3."""
+    answer = _put_bucket(self, request, bucket_name, querystring)
+    if b"<CreateBucketConfiguration" in self.body:
+        configuration = xmltodict.parse(self.body, force_list={"Tag": True})["CreateBucketConfiguration"]
+        tags = (configuration.get("Tags") or {}).get("Tag", [])
+        if tags:
+            self.backend.put_bucket_tagging(bucket_name, {tag["Key"]: tag["Value"] for tag in tags})
+    return answer
+
+
+S3Response._bucket_response_put = create_bucket_with_tags  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

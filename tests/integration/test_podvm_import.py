@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 
 from tests.cluster.aws import REGION, TRUST, Moto
+from tests.ec2_proxy import ec2_proxy, lose_the_answer, refuse
 
 Run = Callable[..., dict]
 
@@ -18,10 +21,17 @@ BUCKET = "podvm-demo-7x2kq-0f9f3c6e"
 
 @pytest.fixture
 def module(moto: Moto, run_module: Run) -> Run:
-    def run(*, number: int = 1, check: bool = False, bucket: str = BUCKET, **arguments: object) -> dict:
+    def run(
+        *,
+        number: int = 1,
+        check: bool = False,
+        bucket: str = BUCKET,
+        env: dict[str, str] | None = None,
+        **arguments: object,
+    ) -> dict:
         cluster = {"cluster_id": f"id-{number}", "cluster_name": f"demo-{number}"}
         given = {"region": REGION, "bucket": bucket, **cluster, **arguments}
-        return run_module("ec2_podvm_import", given, env=moto.environment, check=check)
+        return run_module("ec2_podvm_import", given, env={**moto.environment, **(env or {})}, check=check)
 
     return run
 
@@ -88,3 +98,55 @@ def test_a_bucket_of_another_account_is_not_used(module: Run, moto: Moto):
     other.delete_bucket(Bucket="taken")
     assert failed["msg"].startswith("The S3 bucket taken belongs to another AWS account, or")
     assert failed["msg"].endswith("Set operator_install_image_bucket to another name.")
+
+
+@pytest.fixture
+def botocore_without_tags(tmp_path: Path) -> dict[str, str]:
+    """The environment of a botocore that is older than the tags of CreateBucket."""
+    version = botocore.session.get_session().get_service_model("s3").api_version
+    model = botocore.session.get_session().get_component("data_loader").load_service_model("s3", "service-2", version)
+    del model["shapes"]["CreateBucketConfiguration"]["members"]["Tags"]
+    directory = tmp_path / "models" / "s3" / version
+    directory.mkdir(parents=True)
+    (directory / "service-2.json").write_text(json.dumps(model))
+    return {"AWS_DATA_PATH": str(tmp_path / "models")}
+
+
+def test_an_interrupted_run_leaves_no_bucket_of_unknown_owner(
+    module: Run, moto: Moto, botocore_without_tags: dict[str, str]
+):
+    """S3 gets the tags with the bucket, or a bucket without them is known by its name and because it is empty."""
+    tags = {"osc.peerpods/managed": "true", "osc.peerpods/cluster/id-1": "demo-1"}
+    with_tags, without_tags = "podvm-demo-1-id-1", "podvm-demo-2-id-1"
+
+    def tags_of(bucket: str) -> dict[str, str]:
+        return {tag["Key"]: tag["Value"] for tag in moto.client("s3").get_bucket_tagging(Bucket=bucket)["TagSet"]}
+
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        through_proxy = {"AWS_ENDPOINT_URL_S3": proxy.url}
+        proxy.faults["PUT"] = [lose_the_answer]
+        proxy.faults["PUT ?tagging"] = [lambda pass_on: (403, b"<Error><Code>AccessDenied</Code></Error>")]
+        assert module(bucket=with_tags, env=through_proxy)["changes"][0] == f"create bucket {with_tags}"
+        assert tags_of(with_tags) == tags
+        failed = module(bucket=without_tags, env={**through_proxy, **botocore_without_tags})
+        assert "rejected PutBucketTagging with AccessDenied" in failed["msg"]
+    assert module(bucket=without_tags, check=True)["changes"][0] == f"tag bucket {without_tags}"
+    assert module(bucket=without_tags, env=botocore_without_tags)["changes"][0] == f"tag bucket {without_tags}"
+    assert tags_of(without_tags) == tags
+    assert f"delete bucket {with_tags}" in module(bucket=with_tags, state="absent")["changes"]
+    assert f"delete bucket {without_tags}" in module(bucket=without_tags, state="absent")["changes"]
+
+
+def test_a_new_role_is_waited_for(module: Run, moto: Moto):
+    """IAM is eventually consistent, and botocore repeats a request whose answer was lost."""
+    absent = refuse(404, "NoSuchEntity")
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        through_proxy = {"AWS_ENDPOINT_URL_IAM": proxy.url}
+        proxy.faults["CreateRole"] = [lose_the_answer]
+        proxy.faults["PutRolePolicy"] = [absent]
+        proxy.faults["GetRolePolicy"] = [absent]
+        assert module(env=through_proxy)["changes"][1:] == ["create role vmimport", "put policy osc.peerpods-id-1"]
+        repeated = ["CreateRole", "CreateRole", "GetRole", *["PutRolePolicy"] * 2, *["GetRolePolicy"] * 2]
+        assert proxy.take_calls()[-len(repeated) :] == repeated
+        proxy.faults["DeleteRole"] = [refuse(409, "DeleteConflict")]
+        assert module(env=through_proxy, state="absent")["changed"]

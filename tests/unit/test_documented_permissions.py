@@ -32,11 +32,12 @@ def aws_actions(policy: dict) -> list[str]:
     return sorted(action for statement in policy["Statement"] for action in statement["Action"])
 
 
-def aws_calls(services: dict[str, str], pattern: str = "*.py") -> list[str]:
+def aws_calls(services: dict[str, str], *files: str) -> list[str]:
     """The operations of these services that the code names, as actions of IAM."""
+    directory = ROOT / "plugins/module_utils/_aws"
     strings = {
         node.value
-        for path in (ROOT / "plugins/module_utils/_aws").glob(pattern)
+        for path in ([directory / file for file in files] or directory.glob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
@@ -58,7 +59,7 @@ def test_the_aws_policy_has_the_calls_of_the_client_and_of_the_roles():
 
 def test_the_aws_policy_for_the_role_has_the_calls_of_the_client():
     # CreateRole with tags needs it. A simulation is for roles that are given.
-    calls = {*aws_calls({"iam": "iam"}, "iam.py"), "iam:TagRole"} - {"iam:SimulatePrincipalPolicy"}
+    calls = {*aws_calls({"iam": "iam"}, "iam.py", "api.py"), "iam:TagRole"} - {"iam:SimulatePrincipalPolicy"}
     assert aws_actions(json_blocks("guide_aws.rst")[1]) == sorted(calls)
 
 
@@ -78,8 +79,9 @@ S3_ACTIONS = {
 
 
 def test_the_aws_policy_for_the_image_has_the_calls_of_its_client():
-    calls = {S3_ACTIONS.get(call, call) for call in aws_calls({"iam": "iam", "s3": "s3"}, "import_client.py")}
-    assert aws_actions(json_blocks("guide_aws.rst")[2]) == sorted({*calls, "iam:TagRole"})
+    # CreateRole and CreateBucket with tags need one more action each.
+    calls = {S3_ACTIONS.get(call, call) for call in aws_calls({"iam": "iam", "s3": "s3"}, "import_client.py", "api.py")}
+    assert aws_actions(json_blocks("guide_aws.rst")[2]) == sorted({*calls, "iam:TagRole", "s3:TagResource"})
 
 
 def azure_actions() -> set[str]:

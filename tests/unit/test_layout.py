@@ -62,6 +62,7 @@ def test_every_documented_file_exists(pattern: str):
 # Modules of module_utils that decide nothing, or whose decisions have one entry point; and the tests that cover them.
 TESTED_THROUGH = {
     "_adaptor/apply": "integration/test_adaptor_config.py",
+    "_aws/api": "integration/test_iam_token_role.py",
     "_aws/client": "integration/test_security_group_ports.py",
     "_aws/iam": "integration/test_iam_token_role.py",
     "_aws/import_client": "integration/test_podvm_import.py",

@@ -69,6 +69,9 @@ _RETRY = AWSRetry.jittered_backoff(
         "InvalidGroup.NotFound",
         # A snapshot is in use for a moment after its image was deregistered.
         "InvalidSnapshot.InUse",
+        # IAM: a role has its policies for a moment after they were deleted, and another request changes it.
+        "DeleteConflict",
+        "ConcurrentModification",
         # The error of a page after the first one, if its token has expired: the request starts again.
         "InvalidNextToken",
         "InvalidPaginationToken",
@@ -108,7 +111,7 @@ class AwsConnection:
             yield
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            message, encoded = split_encoded(error.response["Error"]["Message"])
+            message, encoded = split_encoded(error.response["Error"].get("Message") or "no reason was returned")
             sent = error.operation_name
             if is_of_credentials(sent):
                 what, action = (

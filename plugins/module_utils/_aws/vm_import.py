@@ -42,6 +42,11 @@ class Target:
         return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{self.cluster_id}": self.cluster_name}
 
     @property
+    def names_cluster(self) -> bool:
+        """Whether the name of the bucket ends as that which the role operator_install chooses."""
+        return self.bucket.endswith(f"-{self.cluster_id[:8]}")
+
+    @property
     def policy(self) -> str:
         """The name of the inline policy."""
         return f"osc.peerpods-{self.cluster_id}"
@@ -79,9 +84,15 @@ TRUST = {
 class Bucket:
     region: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_empty: bool = False
 
     def is_of(self, target: Target) -> bool:
         return target.tags.items() <= self.tags.items()
+
+    def is_unfinished(self, target: Target) -> bool:
+        """Whether a run with an older botocore, which tags the bucket in a second request, ended before that: it is
+        named after this cluster, and has neither tags nor content."""
+        return target.names_cluster and self.is_empty and not self.tags
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,11 @@ class Change:
 
 def plan_import(target: Target, bucket: Bucket | None, role: Role | None) -> list[Change]:
     """What is missing. A role of another owner is not changed: see `import_problems`."""
-    changes = [] if bucket else [Change("create_bucket", target.bucket)]
+    changes = []
+    if bucket is None:
+        changes.append(Change("create_bucket", target.bucket))
+    elif bucket.is_unfinished(target):
+        changes.append(Change("tag_bucket", target.bucket))
     if role is None:
         changes.append(Change("create_role", ROLE))
     if (role is None or role.is_managed) and (role is None or role.inline.get(target.policy) != target.document):
@@ -163,7 +178,7 @@ def plan_removal(target: Target, bucket: Bucket | None, role: Role | None) -> li
         changes.append(Change("delete_policy", target.policy))
     if role and role.is_managed and not role.attached and not role.inline.keys() - {target.policy}:
         changes.append(Change("delete_role", ROLE))
-    if bucket and bucket.is_of(target):
+    if bucket and (bucket.is_of(target) or bucket.is_unfinished(target)):
         changes.append(Change("delete_bucket", target.bucket))
     return changes
 

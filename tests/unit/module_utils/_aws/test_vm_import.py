@@ -20,6 +20,9 @@ POLICY = {"osc.peerpods-id-1": TARGET.document}
 OTHER_POLICY: dict[str, dict] = {"osc.peerpods-id-2": {}}
 OUR_ROLE = Role(TRUST, OWN, POLICY)
 
+NAMED_AFTER_US = Target("0f9f3c6e-6d1c", "demo", "podvm-demo-0f9f3c6e", "eu-central-1")
+EMPTY = Bucket("eu-central-1", is_empty=True)
+
 CREATE_BUCKET, CREATE_ROLE, PUT = "create bucket podvm-demo", "create role vmimport", "put policy osc.peerpods-id-1"
 DELETE_BUCKET, DELETE_ROLE = "delete bucket podvm-demo", "delete role vmimport"
 DELETE_POLICY = "delete policy osc.peerpods-id-1"
@@ -91,3 +94,20 @@ def test_what_cannot_be_used(bucket: Bucket | None, role: Role, problem: str):
 )
 def test_only_what_is_ours_is_removed(bucket: Bucket | None, role: Role | None, changes: list[str]):
     assert list(map(str, plan_removal(TARGET, bucket, role))) == changes
+
+
+@pytest.mark.parametrize(
+    ("target", "bucket", "is_unfinished"),
+    [
+        (NAMED_AFTER_US, EMPTY, True),
+        (NAMED_AFTER_US, Bucket("eu-central-1", {"team": "a"}, is_empty=True), False),
+        (NAMED_AFTER_US, Bucket("eu-central-1"), False),
+        (TARGET, EMPTY, False),
+    ],
+)
+def test_an_unfinished_bucket_gets_the_tags_or_is_removed(target: Target, bucket: Bucket, is_unfinished: bool):
+    tagged = [f"tag bucket {target.bucket}"] if is_unfinished else []
+    removed = [f"delete bucket {target.bucket}"] if is_unfinished else []
+    other_role = Role(TRUST, {}, {"x": allowing("s3:*")})
+    assert list(map(str, plan_import(target, bucket, other_role))) == tagged
+    assert list(map(str, plan_removal(target, bucket, other_role))) == removed
