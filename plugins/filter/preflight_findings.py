@@ -18,10 +18,11 @@ options:
       - >-
         A dictionary of module results. Required are C(cluster), the result of M(osc.peerpods.cluster_info) with
         C(details=true), and C(settings), the settings of the roles. Optional are C(options), the results of
-        M(ansible.builtin.validate_argument_spec) for each role; C(nulls), the options that are null; C(caller), the
-        identity that the cloud returns; C(ports), the rules that filter the workers' traffic; C(port_permissions), the
-        dry run of a change of these rules; C(sizes), the quota of the VM sizes; C(subnet), the available IP addresses
-        of the VMs' subnet; and C(peer_pods), the running peer pods, which the quota and the subnet count as used.
+        M(ansible.builtin.validate_argument_spec) for each role; C(nulls), the options that are null; C(problems),
+        sentences about the options of a role together, by role; C(caller), the identity that the cloud returns;
+        C(ports), the rules that filter the workers' traffic; C(port_permissions), the dry run of a change of these
+        rules; C(sizes), the quota of the VM sizes; C(subnet), the available IP addresses of the VMs' subnet; and
+        C(peer_pods), the running peer pods, which the quota and the subnet count as used.
       - A result may be that of a task that failed or was skipped.
     type: dict
     required: true

@@ -30,6 +30,7 @@ options:
     default: []
     choices:
       - advertisers
+      - cert_manager
       - console_dashboards
       - grafana_dashboards
       - host_network_namespace
@@ -125,6 +126,11 @@ operator_webhook:
 service_ca:
   description: Whether the cluster has OpenShift's service CA, which signs certificates for Services.
   returned: when V(service_ca) is in O(facts)
+  type: bool
+  sample: true
+cert_manager:
+  description: Whether the API server serves the Certificates of cert-manager.
+  returned: when V(cert_manager) is in O(facts)
   type: bool
   sample: true
 host_network_namespace:

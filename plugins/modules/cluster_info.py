@@ -315,6 +315,16 @@ details:
           description: The name of the webhook.
           type: str
           sample: mwebhook.peerpods.io
+    webhook_options:
+      description: >-
+        The options of the role P(osc.peerpods.webhook#role) that the registration of the webhook keeps; empty without
+        one.
+      type: dict
+      sample: {certificate: auto, cert_manager_issuer: {}}
+    cert_manager:
+      description: Whether the API server serves C(cert-manager.io).
+      type: bool
+      sample: true
     advertisers:
       description:
         - >-
@@ -412,6 +422,11 @@ details:
         agent_deployed:
           description: Whether the Deployment of the agent exists, null if the user may not read it.
           type: bool
+        pools:
+          description: The names of the pools in the ConfigMap C(peerpods-limits).
+          type: list
+          elements: str
+          sample: [default, memory]
         problems:
           description: >-
             The reasons why entries of the ConfigMap C(peerpods-limits) give no node a limit, one sentence each.
@@ -640,6 +655,7 @@ def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
     limits = read_agent_limits(cluster, namespace)
     return {
         "agent_deployed": read_agent(cluster, namespace),
+        "pools": sorted((limits or {}).get("data") or {}),
         "problems": problems_of_entries((limits or {}).get("data") or {}, namespace),
     }
 

@@ -258,10 +258,27 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
     ids = [worker.provider_id.rpartition("/")[2] for worker in on_aws.cloud.workers if worker.zone == zone]
     (reservation,) = moto.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
     subnet = reservation["Instances"][0]["SubnetId"]
-    options = {"operator_install_aws_subnet_id": subnet, "operator_install_podvm_instance_type": "a1.medium"}
+    options = {
+        "operator_install_aws_subnet_id": subnet,
+        "operator_install_podvm_instance_type": "a1.medium",
+        # What roles would otherwise report after others have changed something.
+        "webhook_manager": "collection",
+        "webhook_image": "registry.example.com/webhook:1",
+        "webhook_health_port": 9443,
+        "webhook_certificate": "cert_manager",
+        "peerpodconfig_rollout_waves": [{"name": "canary"}, {"name": "canary"}],
+    }
     with site.unchanged():
         message = failure_message(site.run("-e", json.dumps(options)))
-    assert f"{zone}, the zone of {subnet}, does not offer a1.medium. Set operator_install_podvm_instance" in message
+    for words in (
+        f"{zone}, the zone of {subnet}, does not offer a1.medium. Set operator_install_podvm_instance",
+        "webhook_port and webhook_health_port are both 9443",
+        "webhook_cert_manager_issuer does not name an issuer",
+        "the cluster does not serve cert-manager.io",
+        "names a pool twice (canary, canary)",
+        "names pools that do not exist: canary",
+    ):
+        assert words in message
 
 
 @pytest.fixture(scope="module")

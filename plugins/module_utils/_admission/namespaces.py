@@ -7,14 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION
+
 POLICY = "osc-peerpods-namespaces"
 WORKLOADS_POLICY = f"{POLICY}-workloads"
 LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 API = "admissionregistration.k8s.io/v1"
-
-# The annotation of the policy of pods with the options that it was made of, as JSON: the next run keeps those that it
-# does not set.
-OPTIONS = "osc.peerpods.io/options"
 
 # The webhook does not mutate pods in system namespaces, so that nodes would not count peer pods there: no label allows
 # them.
@@ -103,7 +101,7 @@ def namespace_policies(
         "failure_policy": failure_policy,
         "warn_workloads": warn_workloads,
     }
-    pods["metadata"]["annotations"] = {OPTIONS: json.dumps(options, sort_keys=True)}
+    pods["metadata"]["annotations"] = {OPTIONS_ANNOTATION: json.dumps(options, sort_keys=True)}
     # A user who applies a Deployment does not see the rejection of its pods; the ReplicaSet controller does.
     workloads = policy(
         WORKLOADS_POLICY, WORKLOAD_RULES, ["CREATE", "UPDATE"], WORKLOAD_CLASS, explanation + consequence

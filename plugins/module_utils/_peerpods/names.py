@@ -13,6 +13,10 @@ OLM = "/apis/operators.coreos.com/v1alpha1"
 # The label of every object that this collection creates.
 PART_OF = ("app.kubernetes.io/part-of", "osc.peerpods")
 
+# The annotation with the options of the role that wrote an object, as JSON: the next run keeps those that it does not
+# set.
+OPTIONS_ANNOTATION = "osc.peerpods.io/options"
+
 EXTENDED_RESOURCE = "kata.peerpods.io/vm"
 RUNTIME_CLASS = "kata-remote"
 

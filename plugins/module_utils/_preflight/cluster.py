@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_match_conditions,
     serves_mutating_policies,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION, WEBHOOK
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology import (
     describe_aro,
     describe_mirrors,
@@ -28,6 +30,7 @@ CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
 RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
 
 # The APIs with which the role image_build builds an image.
+CERT_MANAGER_GROUP = "cert-manager.io"
 BUILD_GROUPS = {"build.openshift.io", "image.openshift.io"}
 
 VALIDATING_POLICIES = "validatingadmissionpolicies"
@@ -154,6 +157,8 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "image_builds": None if groups is None else groups >= BUILD_GROUPS,
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
+        "webhook_options": _webhook_options(readings.get("webhooks")),
+        "cert_manager": None if groups is None else CERT_MANAGER_GROUP in groups,
         "advertisers": readings.get("advertisers"),
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
@@ -183,6 +188,16 @@ def _webhooks(configurations: list[dict] | None) -> list[dict] | None:
         for webhook in configuration.get("webhooks", ())
         if webhook["name"].endswith(f".{WEBHOOK_DOMAIN}")
     ]
+
+
+def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:
+    """The options of the role webhook that its registration keeps."""
+    if configurations is None:
+        return None
+    annotations = next(
+        (entry["metadata"].get("annotations") for entry in configurations if entry["metadata"]["name"] == WEBHOOK), None
+    )
+    return json.loads((annotations or {}).get(OPTIONS_ANNOTATION, "{}"))
 
 
 def _catalog(package: dict) -> dict:

@@ -14,6 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 
 API_SERVER_PATH = "/apis/config.openshift.io/v1/apiservers/cluster"
 PROMETHEUS_PATH = "/apis/monitoring.coreos.com/v1"
+CERT_MANAGER_PATH = "/apis/cert-manager.io/v1"
 GRAFANA_PATH = "/apis/grafana.integreatly.org/v1beta1"
 
 # The operator's webhook, in a configuration with the name that the operator gives it.
@@ -49,6 +50,7 @@ FACTS: dict[str, tuple[str, Callable[[dict | None], bool | str | None]]] = {
         f"{MUTATING_WEBHOOKS_PATH}/{OPERATORS_CONFIGURATION}",
         _has_operators_webhook,
     ),
+    "cert_manager": (CERT_MANAGER_PATH, lambda resources: serves(resources, "certificates")),
     "service_ca": (f"{NAMESPACES_PATH}/openshift-service-ca", _exists),
     "host_network_namespace": (f"{NAMESPACES_PATH}/openshift-host-network", _exists),
     "tls_profile": (API_SERVER_PATH, _tls_profile),

@@ -21,7 +21,8 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
     """All findings, in the order in which to resolve them.
 
     `readings` has the result `cluster` of cluster_info, the `settings` of the roles, the validations of their
-    `options`, the names of those that are `nulls` and, if the cloud is checked too, the results that ANSWERS names.
+    `options`, the names of those that are `nulls`, the `problems` of options together, by role, and, if the cloud is
+    checked too, the results that ANSWERS names.
     """
     cluster, settings = readings["cluster"], readings["settings"]
     if "workers" not in cluster:
@@ -35,7 +36,13 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
             )
         ]
     return [
-        *option_findings(cluster, settings, readings.get("options") or (), readings.get("nulls") or ()),
+        *option_findings(
+            cluster,
+            settings,
+            readings.get("options") or (),
+            readings.get("nulls") or (),
+            readings.get("problems") or {},
+        ),
         *cluster_findings(cluster, settings),
         *credential_findings(cluster, settings, readings.get("identity")),
         *topology_findings(cluster, settings),

@@ -23,15 +23,21 @@ WHY = "Each role validates its options when it starts, after the roles before it
 
 
 def option_findings(
-    cluster: Mapping, settings: Mapping, validations: Iterable[Mapping], nulls: Iterable[str]
+    cluster: Mapping,
+    settings: Mapping,
+    validations: Iterable[Mapping],
+    nulls: Iterable[str],
+    problems: Mapping[str, Iterable[str]],
 ) -> Iterator[dict]:
     """`validations` are the results of validate_argument_spec, one for each role; `nulls` are options without a value,
-    although they have a default."""
+    although they have a default; `problems` are sentences about the options of a role together, by role."""
     errors = [error.rstrip(".") for validation in validations for error in _errors(validation)]
     # The validation rejects a null of other types than a string.
     errors += [f"{name} is null" for name in nulls if not any(name in error for error in errors)]
-    if errors:
-        yield finding("options", "error", f"{'. '.join(errors)}.", WHY, "Correct these options, or leave them out.")
+    sentences = [f"{'. '.join(errors)}."] if errors else []
+    sentences += [problem for role, each in problems.items() if _runs(role, cluster, settings) for problem in each]
+    if sentences:
+        yield finding("options", "error", " ".join(sentences), WHY, "Correct these options, or leave them out.")
     yield from _images(cluster, settings)
 
 
@@ -60,6 +66,15 @@ def _images(cluster: Mapping, settings: Mapping) -> Iterator[dict]:
             "from, and name it in webhook_image or node_capacity_image."
             + (f" Or set {sources}, so that OpenShift builds it." if sources and can_build else ""),
         )
+
+
+def _runs(role: str, cluster: Mapping, settings: Mapping) -> bool:
+    """Whether this run has the role, and the webhook of the collection may be deployed."""
+    manager, webhooks = settings["webhook_manager"], cluster["details"]["webhooks"] or ()
+    is_of_operator = manager == "operator" or (
+        manager == "auto" and any(webhook["configuration"] == OPERATORS_CONFIGURATION for webhook in webhooks)
+    )
+    return role in settings["roles"] and not (role == "webhook" and is_of_operator)
 
 
 def _errors(validation: Mapping) -> list[str]:

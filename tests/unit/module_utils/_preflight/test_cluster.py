@@ -197,6 +197,8 @@ def test_details_of_an_old_api_server_without_an_operator():
         "image_builds": None,
         "runtime_class": None,
         "webhooks": None,
+        "webhook_options": None,
+        "cert_manager": None,
         "advertisers": None,
         "operator": None,
         "limits": None,
@@ -210,6 +212,20 @@ def test_details_of_an_old_api_server_without_an_operator():
         "aro": None,
         "unread": {"webhooks": "no"},
     }
+
+
+@pytest.mark.parametrize(
+    ("annotations", "options"),
+    [(None, {}), ({"osc.peerpods.io/options": '{"certificate": "own"}'}, {"certificate": "own"})],
+)
+def test_the_registration_has_the_options_of_its_webhook(annotations: dict | None, options: dict):
+    webhooks = [
+        {"metadata": {"name": "other", "annotations": {"osc.peerpods.io/options": "{"}}},
+        {"metadata": {"name": "peerpods-webhook", **({"annotations": annotations} if annotations else {})}},
+    ]
+    described = details({"webhooks": webhooks, "groups": {"cert-manager.io"}}, {})
+    assert (described["webhook_options"], described["cert_manager"]) == (options, True)
+    assert details({"webhooks": [], "groups": set()}, {})["cert_manager"] is False
 
 
 def test_a_catalog_has_the_head_of_each_channel():

@@ -14,6 +14,7 @@ def found(
     details: dict | None = None,
     validations: list[dict] | None = None,
     nulls: list[str] | None = None,
+    problems: dict | None = None,
     **settings: object,
 ) -> list[dict]:
     """The findings of a first installation without images, with these differences."""
@@ -39,7 +40,7 @@ def found(
         "advertisers": [],
     }
     cluster = {"details": {**nothing, **(details or {})}}
-    return list(option_findings(cluster, {**defaults, **settings}, validations or [], nulls or []))
+    return list(option_findings(cluster, {**defaults, **settings}, validations or [], nulls or [], problems or {}))
 
 
 def installed(version: str | None, **details: object) -> dict:
@@ -132,3 +133,29 @@ def test_invalid_options_of_all_roles_are_one_error():
     assert finding["found"] == (
         "value of a must be one of: x, y, got: z. argument 'b' is of type str. 'nope' is undefined. c is null."
     )
+
+
+PROBLEMS = {"webhook": ["Two ports are one."], "peerpodconfig_rollout": ["Two waves are one."]}
+GIVEN = {"webhook": "webhook:1", "node_capacity": "agent:1"}
+
+
+@pytest.mark.parametrize(
+    ("details", "settings", "reported"),
+    [
+        ({}, {"roles": ["webhook", "peerpodconfig_rollout"]}, "Two ports are one. Two waves are one."),
+        ({}, {"roles": ["webhook"]}, "Two ports are one."),
+        ({}, {"roles": ["operator_install"]}, None),
+        # The options of a webhook that is not deployed.
+        ({}, {"roles": ["webhook"], "webhook_manager": "operator"}, None),
+        ({"webhooks": [OPERATORS]}, {"roles": ["webhook"]}, None),
+        ({"webhooks": [OPERATORS]}, {"roles": ["webhook"], "webhook_manager": "collection"}, "Two ports are one."),
+    ],
+)
+def test_problems_of_the_options_of_a_role_are_errors_of_runs_with_the_role(
+    details: dict, settings: dict, reported: str | None
+):
+    findings = found(details, problems=PROBLEMS, images=GIVEN, **settings)
+    assert [(finding["check"], finding["status"]) for finding in findings] == (
+        [("options", "error")] if reported else []
+    )
+    assert not reported or findings[0]["found"] == reported
