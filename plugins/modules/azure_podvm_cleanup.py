@@ -13,8 +13,12 @@ version_added: "0.1.0"
 short_description: Remove the images of peer pods' VMs that the operator made for a cluster from their gallery
 description:
   - >-
-    Deletes the image versions that jobs of the operator have created for a cluster, with their definition if it has no
-    other version, and with the gallery if its name has the ID of the cluster and it contains nothing else.
+    Deletes the image versions that jobs of the operator have created for a cluster. If the name of the gallery ends
+    with the ID of the cluster, the definition is deleted as well if it has no other version, and the gallery if it
+    contains nothing else.
+  - >-
+    Another gallery may have images of other owners with any name and version. In it, only a version with the number
+    that the operator computes from the ID of the cluster is deleted, and no definition.
   - >-
     The operator itself deletes the image that C(peer-pods-cm) names when the KataConfig is deleted. An image is left if
     that failed, or if C(peer-pods-cm) named another image.
@@ -29,6 +33,13 @@ options:
       - The version of the images of the cluster, C(IMAGE_VERSION) of C(azure-podvm-image-cm).
     type: str
     required: true
+  definition:
+    description:
+      - >-
+        The name of the definition of the images, C(IMAGE_DEFINITION_NAME) of C(azure-podvm-image-cm). Other definitions
+        stay.
+    type: str
+    default: podvm-image
   cluster_id:
     description:
       - The ID of the cluster, as M(osc.peerpods.cluster_info) returns it.
@@ -109,6 +120,7 @@ def main() -> None:
         {
             "gallery": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
+            "definition": {"type": "str", "default": "podvm-image"},
             "cluster_id": {"type": "str", "required": True},
             "wait_timeout": {"type": "int", "default": 600},
         }
@@ -121,7 +133,9 @@ def main() -> None:
         arm = Arm(module)
         definitions = read_definitions(arm, gallery)
         if definitions is not None:
-            planned, kept = plan_gallery_removal(gallery, params["cluster_id"], params["version"], definitions)
+            planned, kept = plan_gallery_removal(
+                gallery, params["cluster_id"], params["version"], params["definition"], definitions
+            )
             for each in planned:
                 if not module.check_mode:
                     arm.delete(each, GALLERIES_API_VERSION, None, params["wait_timeout"])

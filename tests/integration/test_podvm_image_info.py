@@ -144,7 +144,7 @@ def test_the_images_of_a_cluster_are_removed_on_azure(arm: AzureArm, image: str,
     definition, gallery = image.partition("/versions/")[0], image.rpartition("/images/")[0]
 
     def clean_up(version: str, *, check: bool = False) -> list[str]:
-        arguments = {"gallery": gallery, "version": version, "cluster_id": "1"}
+        arguments = {"gallery": gallery, "version": version, "definition": "podvm", "cluster_id": "1"}
         result = run_module("azure_podvm_cleanup", arguments, env=arm.environment, check=check)
         assert "msg" not in result, result
         return result["removed"]

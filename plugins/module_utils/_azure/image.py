@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import image_version, short_id
+
 _PROVIDER = r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute"
 _GALLERY = re.compile(rf"({_PROVIDER}/galleries/[^/]+/images/[^/]+)(/versions/[^/]+)?", re.IGNORECASE)
 _MANAGED = re.compile(rf"{_PROVIDER}/images/[^/]+", re.IGNORECASE)
@@ -155,24 +157,30 @@ def _region(name: str) -> str:
 
 
 def plan_gallery_removal(
-    gallery: str, cluster_id: str, version: str, definitions: Mapping[str, Iterable[str]]
+    gallery: str, cluster_id: str, version: str, definition: str, definitions: Mapping[str, Iterable[str]]
 ) -> tuple[list[str], list[str]]:
     """The IDs to delete, in this order, and those that stay.
 
-    `definitions` has the IDs of the versions by the ID of their definition. Every image of a cluster has the same
-    version. The gallery is that of the cluster if its name ends with the ID of the cluster (getClusterID in
-    controllers/utils.go, and config/peerpods/podvm/azure-podvm-image-handler.sh, of
-    openshift/sandboxed-containers-operator).
+    `definitions` has the IDs of the versions by the ID of their definition. The images of a cluster are the versions
+    with this number of the definition with this name, and the gallery is that of the cluster if its name ends with the
+    ID of the cluster (config/peerpods/podvm/azure-podvm-image-handler.sh of openshift/sandboxed-containers-operator).
+    Another gallery may have images of other owners with any name and number: of it, only a version with the number
+    that the ID of the cluster gives is removed.
     """
     removed: list[str] = []
     kept: list[str] = []
-    is_ours = gallery.rpartition("_")[2].lower() == cluster_id[:8].lower()
-    for definition, versions in definitions.items():
-        ours = [each for each in versions if each.rpartition("/")[2] == version]
+    is_ours = gallery.rpartition("_")[2].lower() == short_id(cluster_id).lower()
+    for path, versions in definitions.items():
+        is_named = path.rpartition("/")[2].lower() == definition.lower()
+        ours = [
+            each
+            for each in versions
+            if is_named and each.rpartition("/")[2] == version and (is_ours or version == image_version(cluster_id))
+        ]
         others = [each for each in versions if each not in ours]
         removed += ours
-        if not others and (ours or is_ours):
-            removed.append(definition)
+        if is_ours and is_named and not others:
+            removed.append(path)
         else:
-            kept += [definition, *others]
+            kept += [path, *others]
     return (removed, kept) if kept or not is_ours else ([*removed, gallery], kept)

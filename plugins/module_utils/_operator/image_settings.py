@@ -22,6 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
     image_job_needs_bucket,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import csv_version
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import image_version, short_id
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem, uri_type
 
 NAMES = {"aws": "aws-podvm-image-cm", "azure": "azure-podvm-image-cm"}
@@ -102,19 +103,6 @@ class ImageSettings:
     name: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-
-
-def short_id(cluster_id: str) -> str:
-    """The part of the ID of a cluster in the names of its images (getClusterID in controllers/utils.go)."""
-    return cluster_id[:8]
-
-
-def image_version(cluster_id: str) -> str:
-    """The version of the images of a cluster: a number of 31 bits, because Azure accepts no larger one."""
-    try:
-        return f"{int(short_id(cluster_id), 16) % 2**31}.0.1"
-    except ValueError:
-        return "0.0.1"
 
 
 def image_settings(platform: str, options: Mapping[str, Any], credentials_way: str, csv: str) -> ImageSettings:

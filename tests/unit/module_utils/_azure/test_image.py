@@ -154,14 +154,39 @@ def definition(gallery: str, *versions: str, name: str = "podvm-image") -> dict[
             [f"{GALLERY}/images/podvm-image/versions/{OURS}"],
             [f"{GALLERY}/images/podvm-image", f"{GALLERY}/images/podvm-image/versions/{OTHER}"],
         ),
+        # The operator creates no definition but its own.
+        (
+            GALLERY,
+            {**definition(GALLERY, OURS), **definition(GALLERY, OURS, name="other")},
+            [f"{GALLERY}/images/podvm-image/versions/{OURS}", f"{GALLERY}/images/podvm-image"],
+            [f"{GALLERY}/images/other", f"{GALLERY}/images/other/versions/{OURS}"],
+        ),
+        # The gallery of another owner.
         (
             SHARED,
-            definition(SHARED, OURS),
-            [f"{SHARED}/images/podvm-image/versions/{OURS}", f"{SHARED}/images/podvm-image"],
-            [],
+            {**definition(SHARED, OURS), **definition(SHARED, OURS, name="golden-rhel9")},
+            [f"{SHARED}/images/podvm-image/versions/{OURS}"],
+            [
+                f"{SHARED}/images/podvm-image",
+                f"{SHARED}/images/golden-rhel9",
+                f"{SHARED}/images/golden-rhel9/versions/{OURS}",
+            ],
         ),
+        (SHARED, definition(SHARED), [], [*definition(SHARED)]),
         (SHARED, definition(SHARED, OTHER), [], [*definition(SHARED), *definition(SHARED, OTHER).popitem()[1]]),
     ],
 )
 def test_what_is_removed_of_a_gallery(gallery: str, definitions: dict, removed: list[str], kept: list[str]):
-    assert plan_gallery_removal(gallery, "0f9f3c6e-6d1c", OURS, definitions) == (removed, kept)
+    assert plan_gallery_removal(gallery, "0f9f3c6e-6d1c", OURS, "podvm-image", definitions) == (removed, kept)
+
+
+def test_a_version_without_the_id_of_the_cluster():
+    """Images of any owner may have it in another gallery."""
+    (version,) = definition(GALLERY, OTHER).popitem()[1]
+    removed, kept = plan_gallery_removal(GALLERY, "0f9f3c6e-6d1c", OTHER, "PodVM-Image", definition(GALLERY, OTHER))
+    assert (removed, kept) == ([version, f"{GALLERY}/images/podvm-image", GALLERY], [])
+    definitions = definition(SHARED, OTHER)
+    assert plan_gallery_removal(SHARED, "0f9f3c6e-6d1c", OTHER, "podvm-image", definitions) == (
+        [],
+        [*definitions, *definitions.popitem()[1]],
+    )

@@ -4,7 +4,6 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import (
     ImageSettings,
     image_settings,
-    image_version,
 )
 
 URI = "oci::quay.io/a/podvm:1.0"
@@ -111,11 +110,3 @@ def test_releases_that_take_an_oci_image(release: str):
 def test_the_bucket_that_the_role_creates():
     assert planned(bucket="b-1").data["BUCKET_NAME"] == "b-1"
     assert planned(bucket="b-1", existing={"BUCKET_NAME": "b-2"}).data == {"BUCKET_NAME": "b-1"}
-
-
-@pytest.mark.parametrize(
-    ("cluster_id", "version"),
-    [("0f9f3c6e-6d1c", "262093934.0.1"), ("ffffffff-0", "2147483647.0.1"), ("none", "0.0.1"), ("", "0.0.1")],
-)
-def test_the_version_of_an_image(cluster_id: str, version: str):
-    assert image_version(cluster_id) == version
