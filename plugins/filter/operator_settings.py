@@ -19,11 +19,14 @@ options:
       - >-
         A dictionary with C(settings), C(credentials) and C(token), lists of C(key), C(option), C(value) and
         C(initial), and of
-        settings also C(pattern), C(expected), C(remedy), C(only_new) and C(opened_for); with C(subscription) and
+        settings also C(pattern), C(expected), C(remedy), C(only_new), C(of_networking) and C(opened_for); with
+        C(subscription) and
         C(kata_config), lists of the same for these objects; and with C(credentials_from), C(extra_config), C(tags),
         C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the options; C(platform);
         C(facts), RV(osc.peerpods.cluster_info#module:details.credentials); C(installed_csv); and C(catalogs),
-        RV(osc.peerpods.operator_info#module:catalogs).
+        RV(osc.peerpods.operator_info#module:catalogs); and C(before_networking), which is whether the role
+        P(osc.peerpods.cloud_networking#role), which finds the values of settings with C(of_networking), has not run
+        yet.
       - >-
         C(value) is that of the option, C(initial) what a new object gets without it. C(objects) is
         RV(osc.peerpods.operator_info#module:objects).
@@ -99,15 +102,15 @@ _value:
         operator creates it.
       type: dict
     credentials:
-      description: How cloud-api-adaptor gets its credentials, why, and what to watch out for.
+      description: How cloud-api-adaptor gets its credentials, why, what to watch out for, and what prevents it.
       type: dict
-      sample: {way: given, reason: operator_install_credentials is given., warnings: []}
+      sample: {way: given, reason: operator_install_credentials is given., warnings: [], problems: []}
     feature_gates:
       description: The data of C(osc-feature-gates).
       type: dict
       sample: {confidential: "true"}
     problems:
-      description: Why the settings cannot be used, each as a sentence with what to do.
+      description: Why the settings cannot be used, those of the credentials first, each as a sentence with what to do.
       type: list
       elements: str
       sample: ["operator_install_vxlan_port must be a port, from 1 to 65535; got '70000'."]

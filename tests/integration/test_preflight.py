@@ -267,6 +267,8 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
         "webhook_health_port": 9443,
         "webhook_certificate": "cert_manager",
         "peerpodconfig_rollout_waves": [{"name": "canary"}, {"name": "canary"}],
+        "operator_install_tags": {"team": "a,b"},
+        "operator_install_aws_access_key_id": "AKIA0",
     }
     with site.unchanged():
         message = failure_message(site.run("-e", json.dumps(options)))
@@ -277,6 +279,8 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
         "the cluster does not serve cert-manager.io",
         "names a pool twice (canary, canary)",
         "names pools that do not exist: canary",
+        "The tag 'team' in operator_install_tags has a comma",
+        "operator_install_aws_access_key_id must be set together with operator_install_aws_secret_access_key",
     ):
         assert words in message
 

@@ -12,6 +12,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.credentials
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import NAMES as IMAGE_SETTINGS
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_settings import image_settings
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.option_rows import (
+    UNSET,
     as_text,
     is_set,
     malformed,
@@ -39,6 +40,9 @@ INTERRUPTED_RENEWAL = (
 # What an object has if it does not set a field.
 DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
 
+# The value of a setting that the role cloud_networking finds, before it runs.
+PENDING = "what the role cloud_networking finds"
+
 # What is shown of a value of a Secret.
 HIDDEN = "(not shown)"
 
@@ -58,7 +62,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     An object that exists keeps what it has where no option is set. Only what the operator requires is added if it is
     missing.
     """
-    settings = options["settings"]
+    settings = list(_known(options["settings"], options["before_networking"]))
     existing = _Existing(options["objects"])
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     subscription = _spec(options, "subscription", existing.subscription)
@@ -97,7 +101,12 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "config_map": written,
         "only_missing": sorted(required),
         "secret": credentials.secret,
-        "credentials": {"way": credentials.way, "reason": credentials.reason, "warnings": list(credentials.warnings)},
+        "credentials": {
+            "way": credentials.way,
+            "reason": credentials.reason,
+            "warnings": list(credentials.warnings),
+            "problems": list(credentials.problems),
+        },
         "feature_gates": gates,
         "image_settings": {
             "name": image.name,
@@ -125,6 +134,15 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
             *_take_over_problems(takes_over, options["take_over"]),
         ],
     }
+
+
+def _known(settings: Iterable[Mapping[str, Any]], before_networking: bool) -> Iterator[Mapping[str, Any]]:
+    """The settings, before the role cloud_networking runs with a text in place of what it finds."""
+    for entry in settings:
+        if before_networking and entry.get("of_networking") and value_of(entry) in UNSET:
+            yield {**{key: value for key, value in entry.items() if key != "pattern"}, "initial": PENDING}
+        else:
+            yield entry
 
 
 class _Existing:

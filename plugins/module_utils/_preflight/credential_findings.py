@@ -34,10 +34,11 @@ CREATE = "operator_install_create_identity"
 IDENTITIES = {"AWS": "operator_install_aws_role_arn", "Azure": "operator_install_azure_identity_client_id"}
 
 
-def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping | None) -> Iterator[dict]:
+def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping | None, plan: Mapping) -> Iterator[dict]:
     """The findings about the way that `choose_credentials` chooses for the options of the role operator_install.
 
-    `identity` is the result of the module that checks the role or managed identity, if one was checked.
+    `identity` is the result of the module that checks the role or managed identity, if one was checked; `plan` that of
+    the filter operator_settings, if it was computed.
     """
     platform, facts = cluster["platform"], cluster["details"]["credentials"]
     options = settings["credentials"]
@@ -48,7 +49,11 @@ def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping |
     if facts is None and "credentials" not in cluster["details"]["unread"]:
         return
     choice = chosen_credentials(cluster, settings)
-    problem = choice.problem or _missing(choice, options, platform, facts)
+    problem = (
+        choice.problem
+        or _missing(choice, options, platform, facts)
+        or " ".join((plan.get("credentials") or {}).get("problems") or ())
+    )
     summary = f"cloud-api-adaptor gets its credentials by {WAYS[choice.way]}. {choice.reason}"
     if problem:
         yield finding(CHECK, "error" if settings["installs"] else "warning", choice.reason, WHY, problem)

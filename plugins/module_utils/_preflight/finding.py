@@ -31,6 +31,7 @@ TITLES = {
     "runtime-class": "RuntimeClass kata-remote",
     "operator-channel": "Operator's channel",
     "operator-version": "Operator's version",
+    "operator-settings": "Operator's settings",
     "limit-storage": "Storage of the limit",
     "limit-pools": "Pools of nodes",
     "adaptor-settings": "Settings of cloud-api-adaptor",

@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.image_findings import image_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.network_findings import network_findings
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.operator_findings import operator_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.option_findings import option_findings
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology_findings import topology_findings
 
@@ -35,6 +36,8 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
                 "Fix the cause, then run preflight again.",
             )
         ]
+    plan = readings.get("operator") or {}
+    of_image = list(image_findings(cluster, settings, readings))
     return [
         *option_findings(
             cluster,
@@ -44,9 +47,10 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
             readings.get("problems") or {},
         ),
         *cluster_findings(cluster, settings),
-        *credential_findings(cluster, settings, readings.get("identity")),
+        *credential_findings(cluster, settings, readings.get("identity"), plan),
+        *operator_findings(plan, {entry["found"] for entry in of_image}),
         *topology_findings(cluster, settings),
         *cloud_findings(cluster, settings, readings),
         *network_findings(cluster, settings, readings),
-        *image_findings(cluster, settings, readings),
+        *of_image,
     ]

@@ -22,6 +22,7 @@ def settings(*rows, **options) -> dict:
         "public_key": "",
         "image": {"cluster_id": "0f9f3c6e-6d1c", "image_id": "", "uri": "", "config": {}, "bucket": ""},
         "take_over": False,
+        "before_networking": False,
         "namespace": "osc",
         "objects": [],
     }
@@ -62,7 +63,12 @@ def test_the_written_settings():
         "config_map": {"SIZES": "a,b", "PORT": "9000", "LIMIT": "10", "INITDATA": "x", "TAGS": "team=a,cost=b"},
         "only_missing": [],
         "secret": {"AWS_KEY": "k"},
-        "credentials": {"way": "given", "reason": "operator_install_credentials is given.", "warnings": []},
+        "credentials": {
+            "way": "given",
+            "reason": "operator_install_credentials is given.",
+            "warnings": [],
+            "problems": [],
+        },
         "feature_gates": {"confidential": "true", "deploymentMode": "DaemonSet"},
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
@@ -178,6 +184,21 @@ def test_the_changes_of_other_owners_are_listed_and_need_a_choice():
     assert "set operator_install_take_over to true" in problem
     allowed = settings(**changed, take_over=True)
     assert (allowed["takes_over"], allowed["problems"]) == (expected, [])
+
+
+def test_what_the_networking_finds_is_no_problem_before_it_ran():
+    """A preflight of a site knows no value yet, but whether an object of another owner would change."""
+    subnet = row(
+        "SUBNET", "", initial="", of_networking=True, remedy="Set it.", pattern="subnet-.+", expected="a subnet"
+    )
+    (missing,) = settings(subnet)["problems"]
+    assert missing == "role_subnet is empty. Set it."
+    assert settings(subnet, before_networking=True)["problems"] == []
+    (invalid,) = settings({**subnet, "value": "vpc-1"}, before_networking=True)["problems"]
+    assert "role_subnet must be a subnet; got 'vpc-1'" in invalid
+    foreign = existing("ConfigMap", "peer-pods-cm", {"OTHER": "x"}, managed=False)
+    (refused,) = settings(subnet, before_networking=True, objects=[foreign])["problems"]
+    assert "ConfigMap peer-pods-cm: SUBNET from not set to what the role cloud_networking finds" in refused
 
 
 @pytest.mark.parametrize(

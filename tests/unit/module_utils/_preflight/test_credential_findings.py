@@ -16,6 +16,7 @@ def findings(
     installs: bool = True,
     is_checked: bool = True,
     identity: dict | None = None,
+    plan: dict | None = None,
     **options,
 ) -> list[dict]:
     defaults = {"requested": "auto", "given": [], "token": []}
@@ -39,7 +40,7 @@ def findings(
         "source_namespace": source["namespace"],
         "credentials": defaults | options,
     }
-    return list(credential_findings(cluster, settings, identity))
+    return list(credential_findings(cluster, settings, identity, plan or {}))
 
 
 def test_a_report_has_no_finding_since_it_reads_no_secrets():
@@ -145,3 +146,15 @@ def test_the_role_or_identity(result: dict, token: str, status: str, message: st
     assert (finding["check"], finding["status"]) == ("vm-identity", status)
     assert message in f"{finding['found']} {finding['fix']}"
     assert findings(TOKENS, token=[token], identity={"skipped": True})[1:] == []
+
+
+def test_what_prevents_the_credentials_of_the_role_is_reported():
+    """Such as half a key pair, which only the role operator_install sees."""
+    half = {"credentials": {"problems": ["Set both."]}, "problems": ["Set both.", "A tag has a comma."]}
+    (finding,) = findings(plan=half)
+    assert (finding["status"], finding["fix"]) == ("error", "Set both.")
+    (finding,) = findings(plan={"credentials": {"problems": []}})
+    assert finding["status"] == "ok"
+    # The choice itself comes first.
+    (finding,) = findings(facts=TOKENS, plan=half)
+    assert "operator_install_aws_role_arn" in finding["fix"]

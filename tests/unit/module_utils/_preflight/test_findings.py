@@ -150,6 +150,7 @@ AWS = {
         ],
     },
     "port_permissions": {"groups": []},
+    "operator": {"problems": [], "credentials": {"problems": []}, "takes_over": []},
     "sizes": {
         "instance_types": [
             {
@@ -194,6 +195,7 @@ AZURE = {
     },
     "settings": SETTINGS,
     "caller": {},
+    "operator": AWS["operator"],
     "ports": {
         "reason": "demo-nsg. Attached to the subnets of all 2 workers.",
         "network_security_groups": [
