@@ -210,6 +210,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
     read_csvs,
     read_image_failure,
     read_image_job,
+    read_image_log,
     read_install_states,
     read_kata_configs,
     read_missing_keys,
@@ -321,6 +322,8 @@ def main() -> None:
         required_if=[("wait_for", "catalog", ("source", "source_namespace"))],
     )
     deadline = time.monotonic() + min(module.params["wait_timeout"], HEARTBEAT)
+    # The action plugin waits no longer: the message has the log of an image job that runs.
+    is_last = 0 < module.params["wait_timeout"] <= HEARTBEAT
     before = module.params["previous"].get("status")
     changed = False
     with reporting_writes(module) as cluster:
@@ -342,7 +345,12 @@ def main() -> None:
             if settled or progress.status != before or time.monotonic() >= deadline:
                 break
             time.sleep(INTERVAL)
-    progress = dataclasses.replace(progress, remedy=progress.remedy or REMEDIES[module.params["wait_for"]])
+        remedy = progress.remedy or REMEDIES[module.params["wait_for"]]
+        is_over = is_last and not settled and time.monotonic() >= deadline
+        if is_over and module.params["wait_for"] == "nodes":
+            log = read_image_log(cluster, module.params["namespace"], datetime.now(timezone.utc))
+            remedy = f"{log} {remedy}".strip()
+    progress = dataclasses.replace(progress, remedy=remedy)
     module.exit_json(changed=changed, progress=dataclasses.asdict(progress), **result)
 
 

@@ -305,12 +305,14 @@ class Aws:
             return
         if flow == "request":
             self._extend_credentials()
-        say(f"Create s3 Bucket named {self._bucket} at {os.environ['AWS_REGION']}")
+        region = os.environ["AWS_REGION"]
+        say(f"Create s3 Bucket named {self._bucket} at {region}")
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         self._checked(
-            "Failed to create bucket using the helper script",
+            f"Failed to {'create bucket' if flow == 'token' else 'extend credentials'} using the helper script",
             self._client("s3").create_bucket,
             Bucket=self._bucket,
-            CreateBucketConfiguration={"LocationConstraint": os.environ["AWS_REGION"]},
+            **location,
         )
         self._set_service_role()
 

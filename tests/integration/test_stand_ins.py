@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -596,8 +596,11 @@ def test_the_deletion_of_the_kataconfig_removes_everything(world: World):
     assert world.image() == ""
 
 
-def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World):
-    """The job is tried twice. The operator continues without an image, until the KataConfig is changed."""
+def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World, run_module: Callable[..., dict]):
+    """The job is tried twice. The operator continues without an image, until the KataConfig is changed.
+
+    The module reports the log of the first attempt, which has the cause.
+    """
     before = len(image_pods(world))
     failing = {**KATA_CONFIG, "metadata": {"name": "kata", "annotations": {IMAGE_JOB_FAILS: "create"}}}
     world.cluster.apply(failing)
@@ -612,6 +615,8 @@ def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World):
         "events", *NAMESPACE_ARGS, "--field-selector=involvedObject.name=osc-podvm-image-creation"
     )["items"]
     assert "PodVMImageJobFailed" in {event["reason"] for event in events}
+    waited = run_module("operator_wait", {"wait_for": "nodes", "kubeconfig": str(world.cluster.kubeconfig)})
+    assert f"The end of the log of pod {pods[0]['metadata']['name']}:" in waited["progress"]["problem"]
     world.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}-")
     wait_for("the image", world.image, seconds=60)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import NODES_PATH, PODS_PATH, serves
@@ -17,6 +17,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job i
     ImageJob,
     check_job,
     describe_failure,
+    describe_log,
     failed_container,
     last_failure,
     missing_keys,
@@ -169,16 +170,34 @@ def read_image_job(cluster: Cluster, namespace: str, since: str, now: datetime) 
 
 def read_image_failure(cluster: Cluster, namespace: str, image: ImageJob) -> str:
     """Why the job failed, with the end of its log."""
-    secret = _read_secret(cluster, namespace)
-    name, log, problem = "", None, ""
-    if image.pod:
-        name = image.pod["metadata"]["name"]
-        try:
-            log = cluster.log(namespace, name, failed_container(image.pod), LOG_LINES)
-        except ClusterError as error:
-            problem = str(error)
+    secrets = _read_secret(cluster, namespace).values()
+    name, log, problem = _read_log(cluster, namespace, image.pod)
+    last_log = ""
+    if image.last and image.last != image.pod:
+        last_log = _read_log(cluster, namespace, image.last)[1] or ""
     events = [event for each in filter(None, (CREATION_JOB, name)) for event in read_events(cluster, namespace, each)]
-    return describe_failure(image.failure, name, log, problem, events, secret.values())
+    return describe_failure(image.failure, name, log, problem, events, secrets, last_log)
+
+
+def read_image_log(cluster: Cluster, namespace: str, now: datetime) -> str:
+    """The end of the log of a job that creates an image now; empty without such a job, or if it cannot be read."""
+    try:
+        image = read_image_job(cluster, namespace, "", now)
+        secrets = _read_secret(cluster, namespace).values() if image.is_active else ()
+    except ClusterError:
+        return ""
+    return describe_log(*_read_log(cluster, namespace, image.pod), secrets) if image.is_active else ""
+
+
+def _read_log(cluster: Cluster, namespace: str, pod: Mapping | None) -> tuple[str, str | None, str]:
+    """The name of the pod, its log, and why it cannot be read."""
+    if not pod:
+        return "", None, ""
+    name = pod["metadata"]["name"]
+    try:
+        return name, cluster.log(namespace, name, failed_container(pod), LOG_LINES), ""
+    except ClusterError as error:
+        return name, None, str(error)
 
 
 def read_image_failure_time(cluster: Cluster, namespace: str) -> str:

@@ -5,12 +5,18 @@
 After a failed job, the operator deletes the job, continues without an image, and resets its condition InProgress, in
 which the failure may never be visible; it runs the job again when it next reconciles (controllers/image_generator.go
 and enablePeerPods in controllers/peerpods.go of openshift/sandboxed-containers-operator). What remains is an event, and
-the pods of the job. Only the ID of an image in peer-pods-cm shows success.
+the pods of the job. Only the ID of an image in peer-pods-cm shows success: for a job that completed without one, the
+operator waits for ever.
+
+A job makes two attempts (backoffLimit 1 in config/peerpods/podvm/osc-podvm-create-job.yaml). Where the job creates its
+S3 bucket, the first one leaves it if it fails, and the second one then fails because the bucket exists (create_bucket
+in ami-helper.sh): the log of the first one has the cause.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +25,16 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress im
 
 CREATION_JOB = "osc-podvm-image-creation"
 JOB_LABEL = "job-name"
+
+# The labels of a pod with the UID of its job: that of Kubernetes, and the one before 1.27.
+JOB_UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
+
+# How long after the end of a job the ID of its image may be missing.
+SETTLE_SECONDS = 60
+
+# What ami-helper.sh and S3 report about a bucket that an earlier attempt has left.
+BUCKET_LINE = re.compile(r"Create s3 Bucket named (\S+) at")
+BUCKET_EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 
 # The key of peer-pods-cm with the ID of the image, by the value of CLOUD_PROVIDER.
 IMAGE_KEYS = {"aws": "PODVM_AMI_ID", "azure": "AZURE_IMAGE_ID"}
@@ -58,7 +74,8 @@ class ImageJob:
     """What is known about the creation of the image.
 
     `image` is its ID, empty without one. `summary` and `status` are as in Progress. `failure` is a sentence if the last
-    job failed, and no other one was begun since. `pod` is the newest pod of the job, None without one.
+    job failed, and no other one was begun since. `pod` is the pod of the job with the log that explains this state:
+    that of the first failed attempt if the job failed, else the newest. None without one. `last` is the newest.
     """
 
     image: str = ""
@@ -66,6 +83,7 @@ class ImageJob:
     status: str = ""
     failure: str = ""
     pod: Mapping[str, Any] | None = None
+    last: Mapping[str, Any] | None = None
     is_active: bool = False
 
 
@@ -97,24 +115,49 @@ def check_job(
     image = pod_vm_image(settings)
     if image["id"]:
         return ImageJob(image["id"])
-    newest = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+    attempts = _attempts(pods)
+    first, newest = _first_failed(attempts), attempts[-1] if attempts else None
     conditions = {each["type"]: each for each in _status(job).get("conditions") or () if each["status"] == "True"}
     if "Failed" in conditions:
         reason = conditions["Failed"].get("message") or conditions["Failed"].get("reason") or "no reason is reported"
-        return ImageJob(failure=_failure(image["key"], reason.rstrip(".")), pod=newest)
+        return ImageJob(failure=_failure(image["key"], reason.rstrip(".")), pod=first, last=newest)
+    ended = parse_time(conditions.get("Complete", {}).get("lastTransitionTime"))
+    if ended and (now - ended).total_seconds() > SETTLE_SECONDS:
+        return ImageJob(failure=_without_id(image["key"]), pod=newest, last=newest)
     if job:
         began = parse_time(job["metadata"]["creationTimestamp"])
         what = f"job {CREATION_JOB} creates the image of the pod VMs"
         state = _pod_state(newest)
         status = f"{what} ({state})" if state else what
         return ImageJob(
-            summary=f"{status}, {elapsed(began, now)}" if began else status, status=status, pod=newest, is_active=True
+            summary=f"{status}, {elapsed(began, now)}" if began else status,
+            status=status,
+            pod=newest,
+            last=newest,
+            is_active=True,
         )
     if last_failure(events) > since:
-        return ImageJob(failure=_failure(image["key"], "the operator reported PodVMImageJobFailed"), pod=newest)
+        reason = "the operator reported PodVMImageJobFailed"
+        return ImageJob(failure=_failure(image["key"], reason), pod=first, last=newest)
     missing = missing_keys(settings, secret_keys)
     waits = f"the operator waits for {missing}" if missing else "the operator has not begun to create the image"
-    return ImageJob(summary=waits, status=waits, pod=newest)
+    return ImageJob(summary=waits, status=waits, pod=newest, last=newest)
+
+
+def _attempts(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The pods of the newest job, in order; those of earlier jobs remain, too."""
+    ordered = sorted(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    return [pod for pod in ordered if _job_uid(pod) == _job_uid(ordered[-1])]
+
+
+def _job_uid(pod: Mapping[str, Any]) -> str | None:
+    labels = pod["metadata"].get("labels") or {}
+    return next((labels[key] for key in JOB_UID_LABELS if key in labels), None)
+
+
+def _first_failed(attempts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    failed = [pod for pod in attempts if _status(pod).get("phase") == "Failed"]
+    return next(iter([*failed, *attempts[-1:]]), None)
 
 
 def failed_container(pod: Mapping[str, Any] | None) -> str:
@@ -126,27 +169,58 @@ def failed_container(pod: Mapping[str, Any] | None) -> str:
 
 
 def describe_failure(
-    failure: str, pod: str, log: str | None, problem: str, events: Iterable[Mapping[str, Any]], secrets: Iterable[str]
+    failure: str,
+    pod: str,
+    log: str | None,
+    problem: str,
+    events: Iterable[Mapping[str, Any]],
+    secrets: Collection[str],
+    last_log: str = "",
 ) -> str:
     """The failure with the end of the log of the pod and its last events.
 
-    `log` is None if it cannot be read, for the reason `problem`. `secrets` are not shown.
+    `log` is None if it cannot be read, for the reason `problem`. `last_log` is that of the last attempt, if it is
+    another pod. `secrets` are not shown.
     """
-    parts = [failure]
-    if not pod:
-        parts.append("No pod of the job exists any more, so its log cannot be read.")
-    elif log is None:
-        parts.append(f"The log of pod {pod} cannot be read: {problem.rstrip('.')}.")
-    elif not log.strip():
-        parts.append(f"The log of pod {pod} is empty.")
-    else:
-        lines = "\n".join(f"  {line}" for line in log.rstrip().splitlines()[-LOG_LINES:])
-        parts.append(f"The end of the log of pod {pod}:\n{redact(lines, secrets)}\n")
+    parts = [failure, *_log_part(pod, log, problem, secrets)]
     last = sorted(events, key=lambda event: event["metadata"]["creationTimestamp"])[-EVENTS:]
     if last:
         lines = "\n".join(f"  {event.get('reason')}: {event.get('message', '').strip()}" for event in last)
         parts.append(f"The last events of the job and the pod:\n{redact(lines, secrets)}\n")
+    if bucket := left_bucket(last_log) or left_bucket(log or ""):
+        parts.append(left_bucket_problem(bucket))
     return " ".join(parts).rstrip()
+
+
+def describe_log(pod: str, log: str | None, problem: str, secrets: Collection[str]) -> str:
+    """The end of the log of a job that has not ended; empty without a pod."""
+    return " ".join(_log_part(pod, log, problem, secrets)) if pod else ""
+
+
+def _log_part(pod: str, log: str | None, problem: str, secrets: Collection[str]) -> Iterator[str]:
+    if not pod:
+        yield "No pod of the job exists any more, so its log cannot be read."
+    elif log is None:
+        yield f"The log of pod {pod} cannot be read: {problem.rstrip('.')}."
+    elif not log.strip():
+        yield f"The log of pod {pod} is empty."
+    else:
+        lines = "\n".join(f"  {line}" for line in log.rstrip().splitlines()[-LOG_LINES:])
+        yield f"The end of the log of pod {pod}:\n{redact(lines, secrets)}\n"
+
+
+def left_bucket(log: str) -> str:
+    """The bucket that this attempt could not create because it exists; empty without one."""
+    named = BUCKET_LINE.findall(log)
+    return named[-1] if named and any(code in log for code in BUCKET_EXISTS) else ""
+
+
+def left_bucket_problem(bucket: str) -> str:
+    return (
+        f"The S3 bucket {bucket} exists, for example because an earlier image job has failed, and every image job that "
+        "creates its bucket itself fails because of that. If nothing else uses it, delete it first: aws s3 rb "
+        f"s3://{bucket} --force. Or set BUCKET_NAME in operator_install_image_config to the name of a new bucket."
+    )
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
@@ -161,6 +235,14 @@ def _failure(key: str, reason: str) -> str:
     return (
         f"The job {CREATION_JOB} of the operator, which creates the image of the pod VMs, failed: {reason}. {key} of "
         "peer-pods-cm is empty, and without it no peer pod starts."
+    )
+
+
+def _without_id(key: str) -> str:
+    return (
+        f"The job {CREATION_JOB} of the operator has completed, but {key} of peer-pods-cm is empty, and the operator "
+        "waits for it without end: no peer pod starts. UPDATE_PEERPODS_CM in aws-podvm-image-cm or "
+        "azure-podvm-image-cm must be yes; after correcting it, delete the job."
     )
 
 

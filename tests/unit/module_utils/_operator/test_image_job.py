@@ -5,6 +5,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job i
     ImageJob,
     check_job,
     describe_failure,
+    describe_log,
     failed_container,
     last_failure,
     pod_vm_image,
@@ -36,6 +37,15 @@ FAILURE = "The job osc-podvm-image-creation of the operator, which creates the i
 
 def pod(name="p", phase="Running", **status) -> dict:
     return {"metadata": {"name": name, "creationTimestamp": ago(minutes=3)}, "status": {"phase": phase, **status}}
+
+
+def attempt(name: str, job: str, **since) -> dict:
+    """A failed pod of this job."""
+    labels = {"batch.kubernetes.io/controller-uid": job}
+    return {
+        "metadata": {"name": name, "creationTimestamp": ago(**since), "labels": labels},
+        "status": {"phase": "Failed"},
+    }
 
 
 def event(reason="PodVMImageJobFailed", message="m", **since) -> dict:
@@ -99,6 +109,27 @@ class TestAJob:
             "it no peer pod starts."
         )
 
+    def test_the_log_of_the_first_attempt_has_the_cause(self):
+        """The retry fails for a consequence of it. The pods of earlier jobs remain, too."""
+        pods = [
+            attempt("retry", "new", minutes=1),
+            attempt("first", "new", minutes=2),
+            attempt("earlier", "old", minutes=9),
+        ]
+        image = checked(job=FAILED_JOB, pods=pods)
+        assert (image.pod, image.last) == (pods[1], pods[0])
+        assert checked(pods=pods, events=[event()]).pod == pods[1]
+
+    @pytest.mark.parametrize(("seconds", "failed"), [(10, False), (90, True)])
+    def test_a_job_that_completed_without_an_id(self, seconds: int, failed: bool):
+        """The operator waits for the ID without end, for example with UPDATE_PEERPODS_CM=no."""
+        condition = {"type": "Complete", "status": "True", "lastTransitionTime": ago(seconds=seconds)}
+        image = checked(job={**JOB, "status": {"conditions": [condition]}}, pods=[pod(phase="Succeeded")])
+        assert bool(image.failure) == failed
+        assert image.is_active != failed
+        if failed:
+            assert "has completed, but PODVM_AMI_ID of peer-pods-cm is empty" in image.failure
+
     def test_a_failed_job_that_the_operator_has_deleted(self):
         image = checked(pods=[pod()], events=[event("PodVMImageJobRunning", minutes=9), event()])
         assert image.failure.startswith(f"{FAILURE}the operator reported PodVMImageJobFailed.")
@@ -157,6 +188,27 @@ class TestTheDescriptionOfAFailure:
     )
     def test_a_log_that_cannot_be_read(self, name: str, log: str | None, problem: str, expected: str):
         assert describe_failure("F.", name, log, problem, [], []) == f"F. {expected}"
+
+    def test_a_bucket_that_the_first_attempt_left(self):
+        """As ami-helper.sh and `aws s3api create-bucket` print it."""
+        retry = (
+            "Create s3 Bucket named podvm-image-1.0.1 at eu-central-1\n\nAn error occurred (BucketAlreadyOwnedByYou) "
+            "when calling the CreateBucket operation: Your previous request to create the named bucket succeeded and "
+            "you already own it.\nFailed to create bucket using the helper script\n"
+        )
+        first = "Create s3 Bucket named podvm-image-1.0.1 at eu-central-1\nFailed to download the container image\n"
+        text = describe_failure("F.", "first", first, "", [], [], retry)
+        assert "Failed to download the container image" in text
+        assert "The S3 bucket podvm-image-1.0.1 exists" in text
+        assert "aws s3 rb s3://podvm-image-1.0.1 --force" in text
+        assert "The S3 bucket podvm-image-1.0.1 exists" in describe_failure("F.", "first", retry, "", [], [])
+        assert "exists" not in describe_failure("F.", "first", first, "", [], [], first)
+
+    def test_a_job_that_runs(self):
+        assert describe_log("p", "Waiting for secret\n", "", []) == (
+            "The end of the log of pod p:\n  Waiting for secret\n"
+        )
+        assert describe_log("", None, "", []) == ""
 
     def test_credentials_are_not_shown(self):
         """Scripts of older releases print each command (set -x)."""
