@@ -17,21 +17,27 @@ description:
     federated credential of the identity has the issuer of the cluster, the service account C(default) of the operator's
     namespace as its subject, and the audience C(openshift).
   - >-
-    Reports which of the roles C(Reader), C(Virtual Machine Contributor) and C(Network Contributor) are not assigned in
-    O(scopes) or above, and with O(image) also C(Storage Account Contributor) and
-    C(Compute Gallery Artifacts Publisher). Other roles may have their permissions.
+    Reports which actions no role of the identity permits that is assigned in the resource group or above, or that a
+    deny assignment denies. Custom roles count as well. The actions are those of the files in C(docs/policies).
 options:
   identity_client_id:
     description:
       - The client ID of the managed identity.
     type: str
     required: true
-  scopes:
+  resource_group:
     description:
-      - The names of the resource groups in which the identity needs the roles.
-    type: list
-    elements: str
+      - The resource group of the VMs, and of the gallery with their image.
+    type: str
     required: true
+  nsg_resource_group:
+    description:
+      - The resource group of the network security group of the VMs. Defaults to O(resource_group).
+    type: str
+  network_resource_group:
+    description:
+      - The resource group of the virtual network of the VMs. Defaults to O(resource_group).
+    type: str
   issuer:
     description:
       - The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster).
@@ -44,15 +50,15 @@ options:
     default: openshift-sandboxed-containers-operator
   image:
     description:
-      - Whether to check the roles to create an image of the VMs.
+      - Whether to check the actions that create and delete an image of the VMs.
     type: bool
     default: false
 notes:
   - >-
     The login needs C(Microsoft.ManagedIdentity/userAssignedIdentities/read),
     C(Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials/read),
-    C(Microsoft.Authorization/roleAssignments/read) and C(Microsoft.Authorization/roleDefinitions/read), as the role
-    C(Reader) has them.
+    C(Microsoft.Authorization/roleAssignments/read), C(Microsoft.Authorization/roleDefinitions/read) and
+    C(Microsoft.Authorization/denyAssignments/read), as the role C(Reader) has them.
 extends_documentation_fragment:
   - osc.peerpods.azure
   - osc.peerpods.info_module
@@ -66,7 +72,7 @@ EXAMPLES = r"""
 - name: Check the managed identity
   osc.peerpods.azure_token_identity_info:
     identity_client_id: 7c9f2d1e-5b34-4f0a-8f67-0c2d1e3f4a5b
-    scopes: [demo-7x2kq-rg]
+    resource_group: demo-7x2kq-rg
     issuer: https://demo7x2kqoidc.blob.core.windows.net/demo
   register: identity
 
@@ -84,11 +90,11 @@ problems:
   elements: str
   sample: []
 denied:
-  description: The roles that are not assigned.
+  description: The actions that the identity may not take, each with the resource group, and with a deny assignment.
   returned: success
   type: list
   elements: str
-  sample: [Reader in demo-7x2kq-rg]
+  sample: [Microsoft.Network/networkSecurityGroups/join/action in demo-7x2kq-rg]
 unknown:
   description: What could not be checked, as a sentence; empty if everything was.
   returned: success
@@ -99,9 +105,12 @@ unknown:
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import (
-    read_assignments,
-    read_definitions,
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import read_access
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import (
+    IMAGE_ACTIONS,
+    NSG_ACTIONS,
+    SUBNET_ACTIONS,
+    VM_ACTIONS,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
     CREDENTIALS,
@@ -110,7 +119,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     Cluster,
     credential_problems,
     issuer_problem,
-    missing_roles,
+    missing_actions,
 )
 
 
@@ -143,9 +152,15 @@ def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
         "federated-credential create, as in the guide for Azure."
         for problem in credential_problems(credentials, cluster)
     ]
-    scopes = [f"{subscription}/resourceGroups/{name}" for name in dict.fromkeys(params["scopes"])]
-    assignments = read_assignments(arm, subscription, identity["properties"]["principalId"])
-    denied = missing_roles(assignments, scopes, read_definitions(arm, subscription), image=params["image"])
+    access = read_access(arm, subscription, identity["properties"]["principalId"])
+    by_group = [
+        (params["resource_group"], (*VM_ACTIONS, *(IMAGE_ACTIONS if params["image"] else ()))),
+        (params["nsg_resource_group"] or params["resource_group"], NSG_ACTIONS),
+        (params["network_resource_group"] or params["resource_group"], SUBNET_ACTIONS),
+    ]
+    denied = missing_actions(
+        access, [(f"{subscription}/resourceGroups/{group}", actions) for group, actions in by_group]
+    )
     return {**result, "problems": problems, "denied": denied}
 
 
@@ -153,7 +168,9 @@ def main() -> None:
     module = arm_module(
         {
             "identity_client_id": {"type": "str", "required": True},
-            "scopes": {"type": "list", "elements": "str", "required": True},
+            "resource_group": {"type": "str", "required": True},
+            "nsg_resource_group": {"type": "str"},
+            "network_resource_group": {"type": "str"},
             "issuer": {"type": "str", "default": ""},
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},

@@ -1,8 +1,9 @@
 """User-assigned managed identities, their federated credentials, and role assignments.
 
 Sources: learn.microsoft.com/rest/api/managedidentity (user-assigned-identities, federated-identity-credentials) and
-rest/api/authorization (role-assignments, role-definitions), "Troubleshoot Azure RBAC", and the error codes that ccoctl
-handles (pkg/cmd/provisioning/azure/create_managed_identities.go of openshift/cloud-credential-operator).
+rest/api/authorization (role-assignments, role-definitions, deny-assignments), "Troubleshoot Azure RBAC", and the error
+codes that ccoctl handles (pkg/cmd/provisioning/azure/create_managed_identities.go of
+openshift/cloud-credential-operator).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import uuid
 from collections.abc import Callable
 
+from . import roles
 from .errors import ArmError
 from .wire import Answer, Request, answered
 
@@ -19,6 +21,7 @@ _IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 _CREDENTIALS = f"{_IDENTITIES}/federatedIdentityCredentials"
 _ASSIGNMENTS = "Microsoft.Authorization/roleAssignments"
 _DEFINITIONS = "Microsoft.Authorization/roleDefinitions"
+_DENIALS = "Microsoft.Authorization/denyAssignments"
 
 _IDENTITY = re.compile(
     rf"(?P<group>/subscriptions/[^/]+/resourceGroups/[^/]+)/providers/{_IDENTITIES.replace('.', '[.]')}"
@@ -28,7 +31,7 @@ _IDENTITY = re.compile(
 _LISTED = re.compile(rf"/subscriptions/[^/]+/providers/{_IDENTITIES.replace('.', '[.]')}", re.IGNORECASE)
 _ROLE = re.compile(
     r"(?P<scope>/subscriptions/[^/]+(?:/.+)?)/providers/Microsoft[.]Authorization/"
-    r"(?P<kind>roleAssignments|roleDefinitions)(?:/(?P<name>[^/]+))?",
+    r"(?P<kind>roleAssignments|roleDefinitions|denyAssignments)(?:/(?P<name>[^/]+))?",
     re.IGNORECASE,
 )
 VERSIONS = {
@@ -36,15 +39,15 @@ VERSIONS = {
     "role": ("2020-04-01-preview", "2022-04-01", "2022-05-01-preview"),
 }
 
-# The IDs in "Azure built-in roles".
+# The IDs in "Azure built-in roles", with the names and the permissions of the roles.
 ROLES = {
-    "Owner": "8e3af657-a8ff-443c-a75c-2fe8c4bcb635",
-    "Contributor": "b24988ac-6180-42a0-ab88-20f7382dd24c",
-    "Reader": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
-    "Virtual Machine Contributor": "9980e02c-c2be-4d73-94e8-173b1dc7cf3c",
-    "Network Contributor": "4d97b98b-1d4f-4787-a291-c67834d212e7",
-    "Storage Account Contributor": "17d1049b-9a84-46fb-8f53-869881c3d3ab",
-    "Compute Gallery Artifacts Publisher": "85a2d0d9-2eba-4c9c-b355-11c2cc0788ab",
+    "8e3af657-a8ff-443c-a75c-2fe8c4bcb635": ("Owner", roles.OWNER),
+    "b24988ac-6180-42a0-ab88-20f7382dd24c": ("Contributor", roles.CONTRIBUTOR),
+    "acdd72a7-3385-48ef-bd42-f606fba81ae7": ("Reader", roles.READER),
+    "9980e02c-c2be-4d73-94e8-173b1dc7cf3c": ("Virtual Machine Contributor", roles.VIRTUAL_MACHINE_CONTRIBUTOR),
+    "4d97b98b-1d4f-4787-a291-c67834d212e7": ("Network Contributor", roles.NETWORK_CONTRIBUTOR),
+    "17d1049b-9a84-46fb-8f53-869881c3d3ab": ("Storage Account Contributor", roles.STORAGE_ACCOUNT_CONTRIBUTOR),
+    "85a2d0d9-2eba-4c9c-b355-11c2cc0788ab": ("Compute Gallery Artifacts Publisher", roles.GALLERY_PUBLISHER),
 }
 
 # "The maximum number of federated identity credentials per user-assigned managed identity".
@@ -57,6 +60,9 @@ class Identities:
 
     def __init__(self, tenant_id: str, exists: Callable[[str], bool], permit: Callable[[str, str], None]):
         self.stored: dict[str, dict] = {}
+        # Custom roles as those of ROLES, and deny assignments, which only Azure itself creates.
+        self.custom_roles: dict[str, tuple[str, dict]] = {}
+        self.denials: list[dict] = []
         self._tenant_id = tenant_id
         self._exists = exists
         self._permit = permit
@@ -80,7 +86,10 @@ class Identities:
         if match := _ROLE.fullmatch(path):
             self._require_version(request, "role", match["kind"])
             if match["kind"].lower() == "roledefinitions":
-                return self._definitions(request, match["scope"])
+                return self._definitions(request, match["scope"], match["name"])
+            if match["kind"].lower() == "denyassignments":
+                self._permit(f"{_DENIALS}/read", match["scope"])
+                return answered({"value": self.denials})
             return self._assignment(request, match["scope"], match["name"])
         return None
 
@@ -156,22 +165,31 @@ class Identities:
 
     # -- Roles ---------------------------------------------------------------------------------
 
-    def _definitions(self, request: Request, scope: str) -> Answer:
+    def _definitions(self, request: Request, scope: str, name: str | None) -> Answer:
         self._permit(f"{_DEFINITIONS}/read", scope)
+        subscription = f"/subscriptions/{scope.split('/')[2]}"
+        listed: list[dict] = [
+            {
+                "id": f"{subscription}/providers/{_DEFINITIONS}/{number}",
+                "name": number,
+                "type": _DEFINITIONS,
+                "properties": {
+                    "roleName": role,
+                    "type": "BuiltInRole" if number in ROLES else "CustomRole",
+                    "assignableScopes": ["/"] if number in ROLES else [subscription],
+                    "permissions": [permissions],
+                },
+            }
+            for number, (role, permissions) in {**ROLES, **self.custom_roles}.items()
+        ]
+        if name:
+            found = next((body for body in listed if body["name"] == name.lower()), None)
+            if found is None:
+                raise _no_definition(name)
+            return answered(found)
         requested = re.fullmatch(r"roleName eq '(.*)'", request.query.get("$filter", ""))
         return answered(
-            {
-                "value": [
-                    {
-                        "id": f"/subscriptions/{scope.split('/')[2]}/providers/{_DEFINITIONS}/{number}",
-                        "name": number,
-                        "type": _DEFINITIONS,
-                        "properties": {"roleName": name, "type": "BuiltInRole"},
-                    }
-                    for name, number in ROLES.items()
-                    if requested is None or requested[1] == name
-                ]
-            }
+            {"value": [body for body in listed if requested is None or requested[1] == body["properties"]["roleName"]]}
         )
 
     def _assignment(self, request: Request, scope: str, name: str | None) -> Answer:
@@ -227,9 +245,8 @@ class Identities:
                 "error might be related to a replication delay. In this case, set the role assignment principalType "
                 "property to a value, such as ServicePrincipal, User, or Group.",
             )
-        if definition.rpartition("/")[2] not in ROLES.values():
-            message = f"The specified role definition with ID '{definition}' does not exist."
-            raise ArmError(404, "RoleDefinitionDoesNotExist", message)
+        if definition.rpartition("/")[2] not in {**ROLES, **self.custom_roles}:
+            raise _no_definition(definition)
         properties = {
             "roleDefinitionId": definition,
             "principalId": principal,
@@ -252,6 +269,11 @@ class Identities:
                 f"No registered resource provider found for API version '{version}' for type '{name}'. The supported "
                 f"api-versions are '{', '.join(VERSIONS[kind])}'.",
             )
+
+
+def _no_definition(definition: str) -> ArmError:
+    message = f"The specified role definition with ID '{definition}' does not exist."
+    return ArmError(404, "RoleDefinitionDoesNotExist", message)
 
 
 def _is_related(assigned: str, scope: str) -> bool:

@@ -1,6 +1,7 @@
 """The permissions of Azure's built-in roles, and whether they allow an action.
 
-Source: learn.microsoft.com/azure/role-based-access-control/built-in-roles
+Source: learn.microsoft.com/azure/role-based-access-control/built-in-roles. Of the roles for resources, actions of
+providers that are not emulated are left out.
 """
 
 from __future__ import annotations
@@ -34,6 +35,60 @@ CONTRIBUTOR = _role(
         "Microsoft.Subscription/cancel/action",
         "Microsoft.Subscription/enable/action",
     ],
+)
+
+VIRTUAL_MACHINE_CONTRIBUTOR = _role(
+    [
+        "Microsoft.Authorization/*/read",
+        "Microsoft.Compute/availabilitySets/*",
+        "Microsoft.Compute/locations/*",
+        "Microsoft.Compute/virtualMachines/*",
+        "Microsoft.Compute/virtualMachineScaleSets/*",
+        "Microsoft.Compute/disks/write",
+        "Microsoft.Compute/disks/read",
+        "Microsoft.Compute/disks/delete",
+        "Microsoft.Network/locations/*",
+        "Microsoft.Network/networkInterfaces/*",
+        "Microsoft.Network/networkSecurityGroups/join/action",
+        "Microsoft.Network/networkSecurityGroups/read",
+        "Microsoft.Network/publicIPAddresses/join/action",
+        "Microsoft.Network/publicIPAddresses/read",
+        "Microsoft.Network/virtualNetworks/read",
+        "Microsoft.Network/virtualNetworks/subnets/join/action",
+        "Microsoft.Resources/subscriptions/resourceGroups/read",
+        "Microsoft.Storage/storageAccounts/listKeys/action",
+        "Microsoft.Storage/storageAccounts/read",
+    ],
+    [],
+)
+NETWORK_CONTRIBUTOR = _role(
+    [
+        "Microsoft.Authorization/*/read",
+        "Microsoft.Network/*",
+        "Microsoft.Resources/subscriptions/resourceGroups/read",
+    ],
+    [],
+)
+STORAGE_ACCOUNT_CONTRIBUTOR = _role(
+    [
+        "Microsoft.Authorization/*/read",
+        "Microsoft.Network/virtualNetworks/subnets/joinViaServiceEndpoint/action",
+        "Microsoft.Resources/subscriptions/resourceGroups/read",
+        "Microsoft.Storage/storageAccounts/*",
+    ],
+    [],
+)
+GALLERY_PUBLISHER = _role(
+    [
+        "Microsoft.Authorization/*/read",
+        "Microsoft.Compute/disks/write",
+        "Microsoft.Compute/galleries/*",
+        "Microsoft.Compute/images/*",
+        "Microsoft.Compute/locations/capsOperations/read",
+        "Microsoft.Compute/virtualMachines/write",
+        "Microsoft.Resources/subscriptions/resourceGroups/read",
+    ],
+    ["Microsoft.Compute/galleries/share/action"],
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ACTIONS
 
 from tests.azure_arm import AzureArm, roles
 from tests.playbook_runs import run_playbook
@@ -47,7 +48,8 @@ def azure(arm: AzureArm) -> Iterator[AzureArm]:
 @pytest.fixture
 def info(azure: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
     def info(client_id: str | None, **args: Any) -> dict:
-        defaults = {"identity_client_id": client_id, "scopes": [GROUP, NETWORK], "issuer": ISSUER}
+        groups = {"resource_group": GROUP, "network_resource_group": NETWORK}
+        defaults = {"identity_client_id": client_id, **groups, "issuer": ISSUER}
         return run_module("azure_token_identity_info", {**defaults, **args}, env=azure.environment)
 
     return info
@@ -110,7 +112,8 @@ def test_an_identity_that_was_given_is_checked(run, info):
     client_id = run()["identity"]["client_id"]
     checked = info(client_id)
     assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
-    missing = [f"{role} in {group}" for group in (GROUP, NETWORK) for role in IMAGE_ROLES]
+    # Reader has the others, and Virtual Machine Contributor the keys.
+    missing = [f"{action} in {GROUP}" for action in IMAGE_ACTIONS if action.endswith(("/write", "/delete"))]
     assert info(client_id, image=True)["denied"] == missing
     (problem,) = info(client_id, namespace="other")["problems"]
     assert problem.startswith(
@@ -119,6 +122,47 @@ def test_an_identity_that_was_given_is_checked(run, info):
     assert "the subject system:serviceaccount:other:default" in problem
     assert "have no public issuer" in info(client_id, issuer="")["problems"][0]
     assert "has no user-assigned managed identity with the client ID other" in info("other")["unknown"]
+
+
+def test_the_actions_of_a_custom_role_are_sufficient(azure: AzureArm, run, info):
+    """And those that it excludes, or a deny assignment denies, are missing."""
+    client_id = run()["identity"]["client_id"]
+    kept = dict(azure.identities.stored)
+    subscription, number = f"/subscriptions/{azure.subscription_id}", "7d5c0a31-0f6c-4c8d-a9f0-1d7d2f5d3c11"
+    assignments = {key: body for key, body in kept.items() if body["type"].endswith("/roleAssignments")}
+    key, assignment = next(iter(assignments.items()))
+    definition = f"{subscription}/providers/Microsoft.Authorization/roleDefinitions/{number}"
+    properties = {**assignment["properties"], "roleDefinitionId": definition, "scope": subscription}
+    for other in assignments:
+        del azure.identities.stored[other]
+    azure.identities.stored[key] = {**assignment, "properties": properties}
+    actions = json.loads((ROOT / "docs/policies/azure-pod-vms.json").read_text())["Actions"]
+    azure.identities.custom_roles[number] = ("Peer pod VMs", {"actions": actions, "notActions": []})
+    azure.take_requests()
+    assert info(client_id)["denied"] == []
+    # The identities, the credentials, the assignments, one role, and the deny assignments.
+    assert len(azure.take_requests()) == 5
+    excluded = {"actions": ["*"], "notActions": ["Microsoft.Network/*/join/action"]}
+    azure.identities.custom_roles[number] = ("Peer pod VMs", excluded)
+    joins = ["networkInterfaces", "networkSecurityGroups"]
+    missing = [f"Microsoft.Network/{each}/join/action in {GROUP}" for each in joins]
+    assert info(client_id)["denied"] == [
+        *missing,
+        f"Microsoft.Network/virtualNetworks/subnets/join/action in {NETWORK}",
+    ]
+    azure.identities.custom_roles[number] = ("Peer pod VMs", {"actions": ["*"], "notActions": []})
+    denial = {
+        "denyAssignmentName": "managed",
+        "scope": f"{subscription}/resourceGroups/{GROUP}",
+        "principals": [{"id": "00000000-0000-0000-0000-000000000000", "type": "SystemDefined"}],
+        "permissions": [{"actions": ["Microsoft.Compute/virtualMachines/write"], "notActions": []}],
+    }
+    azure.identities.denials = [{"name": "d1", "properties": denial}]
+    assert info(client_id)["denied"] == [
+        f"Microsoft.Compute/virtualMachines/write in {GROUP} (deny assignment managed)"
+    ]
+    azure.identities.denials, azure.identities.custom_roles = [], {}
+    azure.identities.stored = kept
 
 
 def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: AzureArm, run):

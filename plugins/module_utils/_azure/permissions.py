@@ -1,17 +1,69 @@
 # Copyright: the osc.peerpods authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether the permissions of an identity in Azure include an action (private).
+"""Whether the permissions of an identity in Azure include an action (private; no I/O here).
 
-Source: REST reference "Permissions - List For Resource".
+Sources: REST references "Permissions - List For Resource", "Role Definitions - Get" and "Deny Assignments - List", and
+"Understand Azure role definitions" and "List Azure deny assignments".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PERMISSIONS_API_VERSION = "2022-04-01"
+
+# All users, groups, service principals and managed identities, in a deny assignment.
+EVERYONE = "00000000-0000-0000-0000-000000000000"
+
+NO_ROLE = "no role"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a principal may do: the assignments of its roles, their permissions by the ID of the role in lower case, and
+    the deny assignments of the subscription."""
+
+    principal_id: str
+    assignments: Sequence[Mapping[str, Any]]
+    permissions: Mapping[str, Sequence[Mapping[str, Any]]]
+    denials: Sequence[Mapping[str, Any]] = ()
+
+    def obstacle(self, action: str, scope: str) -> str | None:
+        """Why the principal may not take the action on the resources in a resource group; None if it may.
+
+        A deny assignment takes precedence over roles.
+        """
+        denial = next((each for each in self.denials if self._denies(each["properties"], action, scope)), None)
+        if denial:
+            return f"deny assignment {denial['properties'].get('denyAssignmentName') or denial['name']}"
+        roles = (
+            self.permissions.get(each["properties"]["roleDefinitionId"].lower(), ())
+            for each in self.assignments
+            if contains(each["properties"]["scope"], scope)
+        )
+        return None if any(granted(action, permissions) for permissions in roles) else NO_ROLE
+
+    def _denies(self, denial: Mapping[str, Any], action: str, scope: str) -> bool:
+        def is_among(principals: Iterable[Mapping[str, Any]] | None, *ids: str) -> bool:
+            return any(str(each.get("id")).lower() in ids for each in principals or ())
+
+        own = self.principal_id.lower()
+        return (
+            contains(denial["scope"], scope)
+            # It is for the resource group itself, and not for the resources in it.
+            and not denial.get("doNotApplyToChildScopes")
+            and is_among(denial.get("principals"), own, EVERYONE)
+            and not is_among(denial.get("excludePrincipals"), own)
+            and granted(action, denial.get("permissions") or ())
+        )
+
+
+def contains(outer: str, scope: str) -> bool:
+    """Whether a scope is the other one, or contains it."""
+    return f"{scope}/".lower().startswith(f"{outer.rstrip('/')}/".lower())
 
 
 def granted(action: str, permissions: Iterable[Mapping[str, Any]]) -> bool:

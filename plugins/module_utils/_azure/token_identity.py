@@ -9,10 +9,12 @@ references of Microsoft.ManagedIdentity and Microsoft.Authorization.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import NO_ROLE, Access
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ROLES, VM_ROLES
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
 
 IDENTITY_API_VERSION = "2023-01-31"
@@ -22,17 +24,13 @@ IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 CREDENTIALS = "federatedIdentityCredentials"
 ASSIGNMENTS = "providers/Microsoft.Authorization/roleAssignments"
 DEFINITIONS = "providers/Microsoft.Authorization/roleDefinitions"
+DENIALS = "providers/Microsoft.Authorization/denyAssignments"
 
 # The audience of the tokens that the operator projects, and their service account. ccoctl names the credential after
 # the service account (ensureFederatedIdentityCredential in pkg/cmd/provisioning/azure/create_managed_identities.go of
 # CCO).
 AUDIENCE = "openshift"
 SERVICE_ACCOUNT = "default"
-
-# config/peerpods/credentials-requests/ccoctl/credentials_request_azure_wif.yaml of SCO: the built-in roles of
-# cloud-api-adaptor, and those of the jobs that create and delete the image.
-VM_ROLES = ("Reader", "Virtual Machine Contributor", "Network Contributor")
-IMAGE_ROLES = ("Storage Account Contributor", "Compute Gallery Artifacts Publisher")
 
 MAX_NAME = 128
 
@@ -196,16 +194,13 @@ def credential_problems(credentials: Sequence[Mapping[str, Any]], cluster: Clust
         )
 
 
-def missing_roles(
-    assignments: Sequence[Mapping[str, Any]], scopes: Sequence[str], definitions: Mapping[str, str], *, image: bool
-) -> list[str]:
-    """The roles that are assigned neither in a scope nor in one that contains it. Other roles may have their
-    permissions."""
+def missing_actions(access: Access, actions_by_scope: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
+    """The actions that an identity that was given may not take, each with its resource group."""
     return [
-        f"{role} in {scope.rpartition('/')[2]}"
-        for scope in scopes
-        for role in (*VM_ROLES, *(IMAGE_ROLES if image else ()))
-        if not _assigned(assignments, scope, definitions[role], inherited=True)
+        f"{action} in {scope.rpartition('/')[2]}{'' if obstacle == NO_ROLE else f' ({obstacle})'}"
+        for scope, actions in actions_by_scope
+        for action in dict.fromkeys(actions)
+        if (obstacle := access.obstacle(action, scope))
     ]
 
 
@@ -217,16 +212,10 @@ def _trusts(credential: Mapping[str, Any], cluster: Cluster) -> bool:
     )
 
 
-def _assigned(
-    assignments: Sequence[Mapping[str, Any]], scope: str, definition: str, *, inherited: bool = False
-) -> list[Mapping[str, Any]]:
+def _assigned(assignments: Sequence[Mapping[str, Any]], scope: str, definition: str) -> list[Mapping[str, Any]]:
     return [
         each
         for each in assignments
         if each["properties"]["roleDefinitionId"].lower().rpartition("/")[2] == definition.lower().rpartition("/")[2]
-        and _covers(each["properties"]["scope"].lower(), scope.lower(), inherited=inherited)
+        and each["properties"]["scope"].lower() == scope.lower()
     ]
-
-
-def _covers(assigned: str, scope: str, *, inherited: bool) -> bool:
-    return assigned == scope or (inherited and scope.startswith(f"{assigned.rstrip('/')}/"))

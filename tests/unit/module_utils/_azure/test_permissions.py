@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import granted
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import EVERYONE, NO_ROLE, Access, granted
 
 NSG = "Microsoft.Network/networkSecurityGroups"
 WRITE, RULE_WRITE = f"{NSG}/write", f"{NSG}/securityRules/write"
@@ -68,3 +68,59 @@ def role(*actions: str, not_actions: tuple[str, ...] = ()) -> dict:
 )
 def test_granted_actions(permissions, action, allowed):
     assert granted(action, permissions) is allowed
+
+
+GROUP = "/subscriptions/s/resourceGroups/g"
+ROLE = "/subscriptions/s/providers/Microsoft.Authorization/roleDefinitions/R1"
+
+
+def access(*, scope: str = GROUP, denials: tuple[dict, ...] = (), **permissions: list) -> Access:
+    assignment = {"properties": {"roleDefinitionId": ROLE, "scope": scope}}
+    return Access("P1", [assignment], {ROLE.lower(): [{"actions": ["*"], **permissions}]}, denials)
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_allowed"),
+    [
+        (GROUP, True),
+        ("/Subscriptions/S/resourcegroups/G", True),
+        ("/subscriptions/s", True),
+        ("/", True),
+        (f"{GROUP}-2", False),
+        ("/subscriptions/s2", False),
+        # Not for other resources of the group.
+        (f"{GROUP}/providers/Microsoft.Network/virtualNetworks/v", False),
+    ],
+)
+def test_a_role_is_assigned_at_the_scope_or_above(scope: str, is_allowed: bool):
+    assert access(scope=scope).obstacle(WRITE, GROUP) == (None if is_allowed else NO_ROLE)
+
+
+def test_the_actions_of_each_role_count():
+    assert access(actions=["Microsoft.Network/*"]).obstacle(WRITE, GROUP) is None
+    assert access(notActions=["*/write"]).obstacle(WRITE, GROUP) == NO_ROLE
+    # The role was deleted.
+    assert Access("P1", access().assignments, {ROLE.lower(): ()}).obstacle(WRITE, GROUP) == NO_ROLE
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_denied"),
+    [
+        ({}, True),
+        ({"scope": "/subscriptions/s"}, True),
+        ({"scope": f"{GROUP}-2"}, False),
+        ({"doNotApplyToChildScopes": True}, False),
+        ({"principals": [{"id": "p1"}]}, True),
+        ({"principals": [{"id": "p2"}]}, False),
+        ({"principals": []}, False),
+        ({"excludePrincipals": [{"id": "p2"}]}, True),
+        ({"excludePrincipals": [{"id": "p1"}]}, False),
+        ({"permissions": [{"actions": ["*"], "notActions": ["*/write"]}]}, False),
+        ({"permissions": [{"actions": ["*/delete"]}]}, False),
+        ({"permissions": [{"actions": [], "dataActions": ["*"]}]}, False),
+    ],
+)
+def test_a_deny_assignment_takes_precedence(changed: dict, is_denied: bool):
+    denial = {"scope": GROUP, "principals": [{"id": EVERYONE}], "permissions": [{"actions": ["*"]}], **changed}
+    obstacle = access(denials=({"name": "d1", "properties": denial},)).obstacle(WRITE, GROUP)
+    assert obstacle == ("deny assignment d1" if is_denied else None)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import (
     IMAGE_ROLES,
     VM_ROLES,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
     Cluster,
     Existing,
     assignment_name,
     credential_problems,
     identity_path,
     issuer_problem,
-    missing_roles,
     owner_problem,
     plan_identity,
     plan_removal,
     plan_roles,
 )
-
-from tests.support import ROOT
 
 CLUSTER = Cluster("demo-7x2kq", "uuid", "https://oidc.example.com/demo", "osc", "westeurope")
 PATH = identity_path("s", "demo-rg", CLUSTER, "")
@@ -49,19 +47,6 @@ WITH_IMAGE = replace(COMPLETE, assignments=[assignment(role) for role in (*VM_RO
 
 def roles(existing: Existing, *, image: bool = False) -> list[str]:
     return [str(change) for change in plan_roles(existing, CLUSTER, [SCOPE], ROLES, image=image, principal_id="p")]
-
-
-def test_the_file_has_the_roles():
-    """And credentials_request_azure_wif.yaml of the operator has them, in this order."""
-    stored = json.loads((ROOT / "docs/policies/azure-roles.json").read_text())
-    assert stored == {"vms": list(VM_ROLES), "image": list(IMAGE_ROLES)}
-    assert [*VM_ROLES, *IMAGE_ROLES] == [
-        "Reader",
-        "Virtual Machine Contributor",
-        "Network Contributor",
-        "Storage Account Contributor",
-        "Compute Gallery Artifacts Publisher",
-    ]
 
 
 def test_the_name_is_that_of_the_cluster():
@@ -146,12 +131,3 @@ def test_a_cluster_without_an_issuer():
 def test_the_credential_of_an_identity_that_was_given(changes: dict, is_trusted: bool):
     problems = list(credential_problems([{"properties": {}}, {"properties": {**TRUST, **changes}}], CLUSTER))
     assert bool(problems) is not is_trusted
-
-
-def test_the_roles_that_an_identity_that_was_given_lacks():
-    inherited = [assignment("Reader", scope="/subscriptions/s"), *COMPLETE.assignments[1:]]
-    assert missing_roles(inherited, [SCOPE], ROLES, image=False) == []
-    assert missing_roles(inherited, [SCOPE], ROLES, image=True) == [f"{role} in demo-rg" for role in IMAGE_ROLES]
-    assert missing_roles([assignment("Reader", scope=f"{SCOPE}-2")], [SCOPE], ROLES, image=False) == [
-        f"{role} in demo-rg" for role in VM_ROLES
-    ]
