@@ -67,12 +67,13 @@ CONFLICTS = {
 @dataclass(frozen=True)
 class CredentialPlan:
     """The way, the reason for it, what is written to peer-pods-secret (None removes a key) and to the environment in
-    the Subscription."""
+    the Subscription, and whether the AWS access key is temporary."""
 
     way: str
     reason: str
     secret: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
+    is_temporary: bool = False
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
@@ -135,7 +136,13 @@ def _plan_given(
         # The token of the key before.
         written[SESSION_TOKEN] = None
     is_temporary = written.get(SESSION_TOKEN, SESSION_TOKEN in stored or None) is not None
-    return replace(plan, secret=written, warnings=(EXPIRES,) if is_temporary else (), problems=tuple(problems))
+    return replace(
+        plan,
+        secret=written,
+        is_temporary=is_temporary,
+        warnings=(EXPIRES,) if is_temporary else (),
+        problems=tuple(problems),
+    )
 
 
 def _half_set(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

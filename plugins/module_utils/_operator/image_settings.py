@@ -105,12 +105,15 @@ class ImageSettings:
     problems: tuple[str, ...] = ()
 
 
-def image_settings(platform: str, options: Mapping[str, Any], credentials_way: str, csv: str) -> ImageSettings:
+def image_settings(
+    platform: str, options: Mapping[str, Any], credentials_way: str, csv: str, *, keys_are_temporary: bool = False
+) -> ImageSettings:
     """The settings that the user gives.
 
     `options` has the `cluster_id`, the `uri` and `config` of the user, the given `image_id`, the `bucket` that the role
-    creates (empty if none), and the data of the `existing` ConfigMaps by name. `csv` is the ClusterServiceVersion of
-    the operator, empty if it is not known.
+    creates (empty if none), the data of the `existing` ConfigMaps by name, and whether the operator `has_image`. `csv`
+    is the ClusterServiceVersion of the operator, empty if it is not known. `keys_are_temporary` is whether the
+    credentials are an access key of AWS with a session token.
     """
     platform, uri, bucket = platform.lower(), options["uri"], options["bucket"]
     if platform not in NAMES:
@@ -118,8 +121,13 @@ def image_settings(platform: str, options: Mapping[str, Any], credentials_way: s
     name = NAMES[platform]
     own = {key: _text(key, value) for key, value in options["config"].items()} | ({URI_KEY: uri} if uri else {})
     own |= {"BUCKET_NAME": bucket} if bucket else {}
-    problems = tuple(_problems(platform, options, own, credentials_way, csv)) if own else ()
     existing = options["existing"].get(name)
+    problems = tuple(_problems(platform, options, own, credentials_way, csv)) if own else ()
+    # Without an option, the job has the image of an existing ConfigMap, if it runs at all.
+    if platform == "aws" and (uri or not (options["image_id"] or options["has_image"])):
+        problems += tuple(
+            _bootc_problems(uri or (existing or {}).get(URI_KEY, ""), credentials_way, keys_are_temporary)
+        )
     if not own:
         return ImageSettings(name, problems=problems)
     if existing is None:
@@ -155,7 +163,7 @@ def _problems(
             "An image is given by its ID, and operator_install_image_uri or operator_install_image_config describe one "
             "to create. Set one of them."
         )
-    yield from _uri_problems(platform, options["uri"], credentials_way, csv)
+    yield from _uri_problems(options["uri"], csv)
     if options["bucket"]:
         yield from _bucket_problems(options["bucket"], credentials_way, csv)
     for key, value in options["config"].items():
@@ -174,7 +182,7 @@ def _problems(
             yield f"{where} is no: the job would not write the ID of its image to peer-pods-cm. Leave it out."
 
 
-def _uri_problems(platform: str, uri: str, credentials_way: str, csv: str) -> Iterator[str]:
+def _uri_problems(uri: str, csv: str) -> Iterator[str]:
     if not uri:
         return
     if problem := uri_problem(uri):
@@ -185,10 +193,22 @@ def _uri_problems(platform: str, uri: str, credentials_way: str, csv: str) -> It
             f"{csv} creates its image without an OCI image; release {'.'.join(map(str, OCI_SINCE))} is the first that "
             "takes one. Leave operator_install_image_uri out, or upgrade."
         )
-    if uri_type(uri) == "bootc" and platform == "aws" and credentials_way == TOKEN:
+
+
+def _bootc_problems(uri: str, credentials_way: str, keys_are_temporary: bool) -> Iterator[str]:
+    """The job on AWS passes an access key to bootc-image-builder, and nothing else (bootc_to_ami in
+    config/peerpods/podvm/aws-podvm-image-handler.sh of openshift/sandboxed-containers-operator)."""
+    if uri_type(uri) != "bootc":
+        return
+    if credentials_way == TOKEN:
         yield (
             "The image job on AWS does not take a bootc image with credentials of a role (bootc-image-builder has no "
             "support for them). Use an image of type oci, or other credentials."
+        )
+    elif keys_are_temporary:
+        yield (
+            "The image job on AWS does not take a bootc image with a temporary access key, since it passes no session "
+            "token to bootc-image-builder. Use an image of type oci, or a permanent key."
         )
 
 

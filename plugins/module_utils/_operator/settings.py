@@ -43,6 +43,9 @@ DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
 # The value of a setting that the role cloud_networking finds, before it runs.
 PENDING = "what the role cloud_networking finds"
 
+# The keys of peer-pods-cm with the ID of the image, which the operator then does not create.
+IMAGE_KEYS = ("PODVM_AMI_ID", "AZURE_IMAGE_ID")
+
 # What is shown of a value of a Secret.
 HIDDEN = "(not shown)"
 
@@ -85,7 +88,13 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     }
     changed = {key: value for key, value in written.items() if key not in required & stored.keys()}
     known = {name: existing.content(entry) for name, entry in existing.image_settings.items()}
-    image = image_settings(options["platform"], {**options["image"], "existing": known}, credentials.way, csv)
+    image = image_settings(
+        options["platform"],
+        {**options["image"], "existing": known, "has_image": any(map(stored.get, IMAGE_KEYS))},
+        credentials.way,
+        csv,
+        keys_are_temporary=credentials.is_temporary,
+    )
     of_image = existing.image_settings.get(image.name)
     takes_over = [
         *existing.changes(existing.subscription, desired["subscription"]),

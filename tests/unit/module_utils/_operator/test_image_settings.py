@@ -10,7 +10,13 @@ URI = "oci::quay.io/a/podvm:1.0"
 
 
 def planned(
-    platform: str = "AWS", *, existing: dict | None = None, way: str = "given", release: str = "1.13.0", **options
+    platform: str = "AWS",
+    *,
+    existing: dict | None = None,
+    way: str = "given",
+    release: str = "1.13.0",
+    temporary: bool = False,
+    **options,
 ) -> ImageSettings:
     name = f"{platform.lower()}-podvm-image-cm"
     defaults = {
@@ -20,9 +26,10 @@ def planned(
         "config": {},
         "bucket": "",
         "existing": {} if existing is None else {name: existing},
+        "has_image": False,
     }
     csv = f"sandboxed-containers-operator.v{release}" if release else ""
-    return image_settings(platform, {**defaults, **options}, way, csv)
+    return image_settings(platform, {**defaults, **options}, way, csv, keys_are_temporary=temporary)
 
 
 def test_the_operator_creates_the_config_map_without_an_option():
@@ -76,6 +83,7 @@ def test_booleans_are_written_as_the_scripts_read_them():
         ({"uri": "quay.io/a"}, "operator_install_image_uri must be TYPE::IMAGE[:TAG][::PATH]"),
         ({"uri": URI, "release": "1.9.1"}, "operator.v1.9.1 creates its image without an OCI image; release 1.10"),
         ({"uri": "bootc::quay.io/a", "way": "token"}, "does not take a bootc image with credentials of a"),
+        ({"uri": "bootc::quay.io/a", "temporary": True}, "does not take a bootc image with a temporary access key"),
         (
             {"bucket": "b-1", "way": "token"},
             "With operator_install_credentials token, the image job creates the bucket",
@@ -100,6 +108,35 @@ def test_booleans_are_written_as_the_scripts_read_them():
 def test_settings_that_cannot_be_used(options: dict, expected: str):
     (problem,) = planned(**options).problems
     assert expected in problem
+
+
+BOOTC = {"PODVM_IMAGE_URI": "bootc::quay.io/a"}
+
+
+@pytest.mark.parametrize(
+    ("options", "is_refused"),
+    [
+        # The ConfigMap of a user, whose image the job would make.
+        ({"existing": BOOTC, "way": "token"}, True),
+        ({"existing": BOOTC, "temporary": True}, True),
+        ({"existing": BOOTC, "temporary": True, "uri": URI}, False),
+        # No job runs.
+        ({"existing": BOOTC, "temporary": True, "has_image": True}, False),
+        ({"existing": BOOTC, "way": "token", "image_id": "ami-1"}, False),
+        # What the job takes.
+        ({"existing": BOOTC}, False),
+        ({"existing": BOOTC, "way": "credentials_request"}, False),
+        ({"existing": BOOTC, "way": "token", "platform": "Azure"}, False),
+        ({"uri": "bootc::quay.io/a", "way": "token", "platform": "Azure"}, False),
+        ({"existing": {"PODVM_IMAGE_URI": URI}, "temporary": True}, False),
+        ({"existing": {"PODVM_IMAGE_URI": ""}, "temporary": True}, False),
+        ({"temporary": True}, False),
+    ],
+)
+def test_a_bootc_image_on_aws_needs_a_permanent_key(options: dict, is_refused: bool):
+    problems = planned(**options).problems
+    assert [problem for problem in problems if "does not take a bootc image" in problem] == [*problems]
+    assert bool(problems) is is_refused
 
 
 @pytest.mark.parametrize("release", ["", "1.10.0"])

@@ -237,6 +237,25 @@ def test_each_change_of_another_owner_is_listed(entry: dict, options: dict, line
     assert settings(required, objects=[entry], **options)["takes_over"] == [line]
 
 
+@pytest.mark.parametrize(
+    ("secret", "data", "is_refused"),
+    [
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, True),
+        (["AWS_KEY"], {}, False),
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {"PODVM_AMI_ID": "ami-1"}, False),
+    ],
+)
+def test_a_bootc_image_of_a_user_needs_a_permanent_key(secret: list[str], data: dict, is_refused: bool):
+    objects = [
+        existing("Secret", "peer-pods-secret", dict.fromkeys(secret), managed=False),
+        existing("ConfigMap", "aws-podvm-image-cm", {"PODVM_IMAGE_URI": "bootc::quay.io/a"}, managed=False),
+        existing("ConfigMap", "peer-pods-cm", data, managed=False),
+    ]
+    unset = [{"key": "AWS_KEY", "option": "role_key", "value": "", "remedy": "Set it."}]
+    problems = settings(objects=objects, credentials=unset)["problems"]
+    assert ["temporary access key" in problem for problem in problems] == [True] * is_refused
+
+
 def test_a_field_that_is_set_to_its_default_is_no_change():
     mine = {"name": "sandboxed-containers-operator", "channel": "stable"}
     planned = settings(objects=[existing("Subscription", "mine", mine, managed=False)], **SET)
