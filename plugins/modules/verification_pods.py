@@ -52,7 +52,7 @@ options:
     default: default
   nodes:
     description:
-      - The names of the nodes. Required with O(state=present).
+      - The names of the nodes, each with one pod. Required with O(state=present).
     type: list
     elements: str
     default: []
@@ -93,14 +93,14 @@ options:
       - >-
         How many seconds a VM may take from its creation until its node reaches it. Lower than PROXY_TIMEOUT of
         cloud-api-adaptor (300), which then deletes the VM, and its console with it.
-      - A pod may wait as long for a slot.
+      - A pod may wait as long for a slot, and for its VM while an error is reported that may pass.
     type: int
     default: 240
   answer_timeout:
     description:
       - >-
-        How many seconds a container may run until its pod has answered, and a failed pull may be repeated. The tests
-        in the pod take up to 20 seconds.
+        How many seconds a container may run or be started again until its pod has answered, and a failed pull may be
+        repeated. The tests in the pod take up to 20 seconds.
     type: int
     default: 60
   operator_namespace:
@@ -229,15 +229,27 @@ pods:
       description: The same results from the log of the pod, if it did not answer.
       type: dict
       sample: {}
+    log:
+      description: The last lines of the log of the pod, if it did not answer.
+      type: list
+      elements: str
+      sample: []
+    ended:
+      description: How its container has ended the last time.
+      type: list
+      elements: str
+      sample: []
     events:
       description: The events of the pod, the oldest first.
       type: list
       elements: dict
       sample: []
     adaptor:
-      description: The cloud-api-adaptor pod of the node, and the lines of its log about this pod.
+      description: >-
+        The cloud-api-adaptor pod of the node, the lines of its log about this pod and, if it is not ready, the last
+        lines of its container that has ended.
       type: dict
-      sample: {pod: osc-caa-ds-x7k2p, problem: "", log: []}
+      sample: {pod: osc-caa-ds-x7k2p, problem: "", log: [], ended: []}
 leftovers:
   description: The pods of an earlier run, which were deleted.
   returned: with O(state=present)
@@ -301,6 +313,9 @@ HEARTBEAT = 60
 # How much of the log of cloud-api-adaptor is read. It writes some 30 lines for each pod.
 LOG_LINES = "2000"
 
+# How many lines of the log of a container that has ended are read.
+LAST_LINES = 20
+
 NO_PROGRESS: dict[str, Any] = {"pods": {}, "since": {}, "instances": {}, "leftovers": []}
 
 PEER_PODS = "/apis/confidentialcontainers.org/v1alpha1/namespaces/{}/peerpods"
@@ -337,7 +352,7 @@ class Pods:
 
     def create(self) -> dict[str, str]:
         """Create a pod for each node; returns their names by node."""
-        nodes = {name: self._node(name) for name in self._params["nodes"]}
+        nodes = {name: self._node(name) for name in dict.fromkeys(self._params["nodes"])}
         # Without the docstring, comments and blank lines, the program is not shorter by much.
         script = inspect.getsource(probe)
         names = {}
@@ -358,16 +373,18 @@ class Pods:
             if pod is None:
                 raise TaskError(f"The pod {self.namespace}/{name} was deleted by another client.")
             known = progress["instances"].setdefault(name, [])
-            known += [each for each in instances.get(pod["metadata"]["uid"], ()) if each not in known]
-            observed.append(self._evidence(pod, node_name, known, progress["since"], now))
+            current = instances.get(pod["metadata"]["uid"], [])
+            known += [each for each in current if each not in known]
+            found = self._evidence(pod, node_name, bool(current), progress["since"], now)
+            observed.append({**found, "instances": known})
         return observed
 
     def _evidence(
-        self, pod: dict, node_name: str, instances: list[str], since: dict[str, list[str]], now: datetime
+        self, pod: dict, node_name: str, has_instance: bool, since: dict[str, list[str]], now: datetime
     ) -> dict:
         name = pod["metadata"]["name"]
         answer, error = None, ""
-        reached = state(pod, bool(instances), has_answered=False)
+        reached = state(pod, has_instance, has_answered=False)
         if reached == "running":
             answer, error = self._answer(name)
             reached = "answered" if answer else reached
@@ -380,10 +397,10 @@ class Pods:
             "state": reached,
             "slots": slots(node),
             "node_boot_id": node.get("status", {}).get("nodeInfo", {}).get("bootID", ""),
-            "instances": instances,
             "answer": answer,
             "answer_error": error,
             "output": {},
+            "log": [],
         }
         return found
 
@@ -391,44 +408,61 @@ class Pods:
         """Whether waiting longer changes nothing, `seconds` after the last change of the pod's state."""
         if pod["state"] == "answered" or not pod["requests_slot"]:
             return True
-        if pod["state"] in ("unscheduled", "booting") and seconds >= self._params["boot_timeout"]:
+        boot_timeout, answer_timeout = self._params["boot_timeout"], self._params["answer_timeout"]
+        if pod["state"] in ("unscheduled", "booting") and seconds >= boot_timeout:
             return True
         if pod["state"] == "running":
-            return seconds >= self._params["answer_timeout"]
+            return seconds >= answer_timeout
         cause = reported(pod)
-        if cause is None or not cause.is_final:
+        # Without an error, the cloud may still create the VM, or the VM still pull the image.
+        if cause is None:
             return False
         # Kubelet repeats a pull, which may fail once while the network of the VM starts.
-        return pod["state"] != "pulling" or seconds >= self._params["answer_timeout"]
+        if pod["state"] == "pulling":
+            return seconds >= answer_timeout
+        return cause.is_final or seconds >= boot_timeout
 
     def complete(self, pod: dict) -> dict:
         """The evidence with the logs, which are read once, at the end."""
         if pod["state"] == "answered":
             return pod
         output: Any = {}
+        lines: list[str] = []
         if pod["state"] == "running":
-            log = self._log(self.namespace, pod["name"]).strip()
-            with contextlib.suppress(ValueError):
-                output = json.loads(log.splitlines()[-1]) if log else {}
-        return {**pod, "adaptor": self._adaptor(pod), "output": output if isinstance(output, dict) else {}}
+            # Of a container that waits to be started again, the log of the last time.
+            is_waiting = {"previous": "true"} if pod["waiting"] else {}
+            lines = self._log(self.namespace, pod["name"], **is_waiting).splitlines()
+            with contextlib.suppress(ValueError, IndexError):
+                output = json.loads(lines[-1])
+        return {
+            **pod,
+            "adaptor": self._adaptor(pod),
+            "output": output if isinstance(output, dict) else {},
+            "log": lines[-LAST_LINES:],
+        }
 
     def _adaptor(self, pod: dict) -> dict:
         namespace, node = self._params["operator_namespace"], pod["node"]
+        found: dict[str, Any] = {"pod": None, "problem": "", "log": [], "ended": []}
         if not node:
-            return {"pod": None, "problem": "", "log": []}
+            return found
         path = f"/api/v1/namespaces/{namespace}/pods"
         selector = f"name in ({','.join(DAEMON_SETS)})"
         running = list(self._cluster.list(path, labelSelector=selector, fieldSelector=f"spec.nodeName={node}"))
         if not running:
-            return {"pod": None, "problem": f"No cloud-api-adaptor pod is on {node}.", "log": []}
+            return {**found, "problem": f"No cloud-api-adaptor pod is on {node}."}
         name = running[-1]["metadata"]["name"]
+        container = running[-1]["spec"]["containers"][0]["name"]
         containers = running[-1].get("status", {}).get("containerStatuses") or []
         waiting = [(each.get("state") or {}).get("waiting") for each in containers if not each["ready"]]
-        reasons = ", ".join(each.get("reason", "") for each in waiting if each)
-        problem = f"{name} on {node} is not ready{f': {reasons}' if reasons else ''}." if waiting else ""
-        container = running[-1]["spec"]["containers"][0]["name"]
+        if waiting:
+            reasons = ", ".join(each.get("reason", "") for each in waiting if each)
+            found["problem"] = f"{name} on {node} is not ready{f': {reasons}' if reasons else ''}."
+            # It reads sizes from the cloud before it serves any pod, so that these lines name no pod.
+            ended = self._log(namespace, name, container=container, previous="true", tailLines=str(LAST_LINES))
+            found["ended"] = list(filter(None, ended.splitlines()))
         log = self._log(namespace, name, container=container, tailLines=LOG_LINES)
-        return {"pod": name, "problem": problem, "log": lines_of(log, pod["name"])}
+        return {**found, "pod": name, "log": lines_of(log, pod["name"])}
 
     def _log(self, namespace: str, name: str, **query: str) -> str:
         """A log; empty if it cannot be read, which does not change the other evidence."""

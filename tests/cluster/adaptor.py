@@ -48,7 +48,6 @@ from .sandboxes import MANAGER, PEER_PODS, Sandboxes, peer_pod_of
 OWNER = "kata.peerpods.io/caa-owner"
 RUNTIME_CLASS = "kata-remote"
 DEFAULT_LIMIT = "10"
-PROVIDERS = ("aws", "azure")
 SETS = {row.daemon_set for row in RELEASES}
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -171,8 +170,7 @@ class Adaptors:
     def _limit(self, pod: dict) -> int | None:
         """The limit in the pod's environment; None if CAA does not start with this environment."""
         release = _release(pod)
-        # entrypoint.sh ends without a provider that it knows.
-        if self._sandboxes and self._environment()[0].get("CLOUD_PROVIDER") not in PROVIDERS:
+        if self._sandboxes and not self._sandboxes.starts(pod["spec"]["nodeName"], *self._environment()):
             return None
         if release.has_peer_pod_config:
             return 0

@@ -19,10 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlencode
 
 import urllib3
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 # A tag in TAGS of peer-pods-cm: the VM boots, but nothing listens at its port 15150.
 NO_AGENT = "tests.osc.peerpods/no-agent"
@@ -54,6 +57,9 @@ class PodVms(Protocol):
     """The VMs of a cloud."""
 
     provider: str
+
+    def start(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> None:
+        """What NewProvider reads when CAA starts. CAA ends if it is rejected."""
 
     def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
         """Create a VM for a sandbox of the node."""
@@ -99,6 +105,15 @@ class Aws:
         self._clients: dict[tuple, Any] = {}
         self._lock = threading.Lock()
 
+    def start(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> None:
+        from botocore.exceptions import ClientError
+
+        operation = "DescribeInstanceTypes"
+        try:
+            self._client(settings, secret, operation).describe_instance_types(InstanceTypes=[_instance_type(settings)])
+        except ClientError as error:
+            raise RejectedError(_sdk_error(operation, error)) from error
+
     def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
         from botocore.exceptions import ClientError
 
@@ -116,7 +131,7 @@ class Aws:
                 MinCount=1,
                 MaxCount=1,
                 ImageId=settings["PODVM_AMI_ID"],
-                InstanceType=settings.get("PODVM_INSTANCE_TYPE") or "m6a.large",
+                InstanceType=_instance_type(settings),
                 SecurityGroupIds=groups,
                 SubnetId=settings.get("AWS_SUBNET_ID") or worker["SubnetId"],
                 TagSpecifications=[
@@ -124,13 +139,7 @@ class Aws:
                 ],
             )
         except ClientError as error:
-            # As the SDK for Go prints it.
-            metadata, reason = error.response["ResponseMetadata"], error.response["Error"]
-            raise RejectedError(
-                f"creating instance {name} (<nil>): operation error EC2: RunInstances, https response error "
-                f"StatusCode: {metadata['HTTPStatusCode']}, RequestID: {metadata.get('RequestId', '')}, "
-                f"api error {reason['Code']}: {reason['Message']}"
-            ) from error
+            raise RejectedError(f"creating instance {name} (<nil>): {_sdk_error('RunInstances', error)}") from error
         (instance,) = answer["Instances"]
         vm_id, address = instance["InstanceId"], instance["PrivateIpAddress"]
         log("adaptor/cloud/aws", f"Created instance {name} ({vm_id}) for sandbox {sandbox}")
@@ -203,7 +212,7 @@ class Aws:
     def _instance(ec2: Any, instance_id: str) -> dict:
         return ec2.describe_instances(InstanceIds=[instance_id])["Reservations"][0]["Instances"][0]
 
-    def _client(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> Any:
+    def _client(self, settings: Mapping[str, str], secret: Mapping[str, str], operation: str = "RunInstances") -> Any:
         """EC2 with the credentials of the Secret, as aws/ec2.go gets them: keys, or else those of a role by the token
         of the service account. A node has no role that may create instances."""
         region = settings.get("AWS_REGION") or "eu-central-1"
@@ -211,7 +220,7 @@ class Aws:
         if key_id and secret_key:
             return self._client_of(region, key_id, secret_key, secret.get("AWS_SESSION_TOKEN"))
         failed = (
-            "operation error EC2: RunInstances, get identity: get credentials: failed to refresh cached credentials"
+            f"operation error EC2: {operation}, get identity: get credentials: failed to refresh cached credentials"
         )
         role_arn = secret.get("AWS_ROLE_ARN")
         if not (role_arn and secret.get("AWS_WEB_IDENTITY_TOKEN_FILE")):
@@ -262,6 +271,19 @@ class Aws:
             return self._clients[key]
 
 
+def _instance_type(settings: Mapping[str, str]) -> str:
+    return settings.get("PODVM_INSTANCE_TYPE") or "m6a.large"
+
+
+def _sdk_error(operation: str, error: ClientError) -> str:
+    """As the SDK for Go prints it."""
+    metadata, reason = error.response["ResponseMetadata"], error.response["Error"]
+    return (
+        f"operation error EC2: {operation}, https response error StatusCode: {metadata['HTTPStatusCode']}, "
+        f"RequestID: {metadata.get('RequestId', '')}, api error {reason['Code']}: {reason['Message']}"
+    )
+
+
 def _allows(permission: Mapping[str, Any], protocol: str, port: int, address: str, groups: Iterable[str]) -> bool:
     """Whether a permission of a security group allows a packet to `port`, from or to an instance."""
     if permission["IpProtocol"] not in ("-1", protocol):
@@ -281,6 +303,13 @@ class Azure:
         self._endpoint_url = endpoint_url
         self._http = urllib3.PoolManager(ca_certs=ca_file, maxsize=8, retries=False, timeout=60)
         self._tokens: dict[tuple[str, str], str] = {}
+
+    def start(self, settings: Mapping[str, str], secret: Mapping[str, str]) -> None:
+        """The token only: the emulated Azure does not list sizes (updateInstanceSizeSpecList)."""
+        try:
+            self._token(secret)
+        except AzureError as error:
+            raise RejectedError(f"getting next page of VM sizes: {error}") from error
 
     def create(self, name: str, sandbox: str, node: dict, settings: Mapping[str, str], secret: Mapping, log: Log) -> Vm:
         log("adaptor/cloud/azure", f'CreateInstance: name: "{name}"')

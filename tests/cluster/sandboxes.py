@@ -10,8 +10,8 @@ only report that they run. Whether an image can be pulled in the VM is decided f
 `invalid` do not resolve (RFC 2606), and the tag `no-such-tag` does not exist; and from the way out of the VM's subnet.
 An image with the tag `without-python3` has no program of that name.
 
-Not modelled: the time that a VM takes to boot, and kubelet's own timeouts. kwok removes a deleted pod immediately, not
-after its VM is deleted.
+Not modelled: separate logs of the earlier runs of a container, the time that a VM takes to boot, and kubelet's own
+timeouts. kwok removes a deleted pod immediately, not after its VM is deleted.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ RETRY = 0.1, 5.0
 CONNECTING = 127.0
 
 LOG_LINES = 5000
+
+# Those of entrypoint.sh that are emulated.
+PROVIDERS = ("aws", "azure")
 
 
 def peer_pod_of(pod: dict, provider: str, instance_id: str) -> dict:
@@ -135,6 +138,19 @@ class Sandboxes:
         now = datetime.now(UTC).strftime("%Y/%m/%d %H:%M:%S")
         # One line for each, as `oc logs` shows a message that has line breaks: several lines.
         self._logs[node] += [f"{now} [{prefix}] {message}"]
+
+    def starts(self, node: str, settings: Mapping[str, str], secret: Mapping[str, str]) -> bool:
+        """Whether CAA starts with this environment: entrypoint.sh and main.go of cmd/cloud-api-adaptor."""
+        provider = settings.get("CLOUD_PROVIDER", "")
+        reason = "" if provider in PROVIDERS else f'(CLOUD_PROVIDER is currently set to "{provider}")'
+        if not reason:
+            try:
+                self._vms.start(settings, secret)
+            except RejectedError as error:
+                reason = f"cloud-api-adaptor: {error}"
+        if reason:
+            self._logs[node] += reason.splitlines()
+        return not reason
 
     def log_of(self, namespace: str, name: str) -> str | None:
         """The log of a CAA pod or of a peer pod."""

@@ -295,12 +295,16 @@ def test_ec2_does_not_have_what_a_setting_names(on_aws: World, key: str, value: 
     assert error in found["verify-vm"]["found"]
 
 
-def test_cloud_api_adaptor_does_not_start(on_aws: World):
+def test_cloud_api_adaptor_does_not_start(on_aws: World, proxy: Ec2Proxy):
     """It ended without removing the slots of its node."""
-    with on_aws.set(CLOUD_PROVIDER="awss", starts=False):
+    message = "AWS was not able to validate the provided access credentials"
+    proxy.faults["DescribeInstanceTypes"] += [refuse_ec2(401, "AuthFailure", message)] * 1000
+    with on_aws.set(starts=False):
         found = on_aws.verify(wait_timeout=1)
-    assert failed(found) == {"verify-vm": "adaptor"}
-    assert f"on {on_aws.nodes[0]} is not ready: CrashLoopBackOff" in found["verify-vm"]["found"]
+        proxy.faults["DescribeInstanceTypes"].clear()
+    assert failed(found) == {"verify-vm": "permissions"}
+    assert "operation error EC2: DescribeInstanceTypes" in found["verify-vm"]["found"]
+    assert message in found["verify-vm"]["found"]
 
 
 def test_the_pods_of_a_system_namespace_are_not_mutated(on_aws: World):

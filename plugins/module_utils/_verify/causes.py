@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import has_passed
 
 # The end of a long message has the innermost error.
 QUOTE_LENGTH = 600
@@ -23,84 +25,101 @@ QUOTE_LENGTH = 600
 
 @dataclass(frozen=True)
 class Cause:
-    """One of the kinds in KINDS, the message that shows it, and where the message is from.
-
-    `is_final` is false if the pod may still start by itself.
-    """
+    """One of KINDS, the message that shows it, and where the message is from."""
 
     kind: str
     quote: str
     source: str
-    is_final: bool = True
+
+    @property
+    def is_final(self) -> bool:
+        return KINDS[self.kind].is_final
 
 
-# The kinds of causes, each with a sentence about what failed.
-KINDS = {
-    "slot": "No node has a free slot for the pod",
-    "mutation": "The pod requests no slot: it was not mutated",
-    "image": "The image of the pod VMs cannot be used",
-    "quota": "The quota of the cloud is used up",
-    "capacity": "The cloud has no capacity for the VM",
-    "permissions": "The cloud rejected the credentials of cloud-api-adaptor or its permissions",
-    "settings": "The cloud rejected a setting of peer-pods-cm",
-    "adaptor": "cloud-api-adaptor does not run on the node",
-    "port": "The VM does not answer its node",
-    "agent": "The VM runs, but its agent does not",
-    "egress": "The VM does not reach the registry",
-    "pull": "The registry rejected the pull in the VM",
-    "tunnel": "No packet passes the tunnel to the VM",
-    "program": "The program of the pod does not run",
-    "unknown": "The pod does not start",
+# What a message is about: the sandbox, which is the VM with its agent, or a container in it.
+SANDBOX, CONTAINER = "sandbox", "container"
+
+# A request that had no answer: what the SDK for Go of AWS and Go's net/http add.
+_UNSENT = r"(?:request send failed|dial tcp|TLS handshake timeout|x509: )"
+
+# In order: the first pattern that occurs in a message decides, among those of the checks that the pod has not passed.
+# The order is that of the work: the request to the cloud, its answer, the connection to the agent; then the container,
+# its image and its program. What is not final comes after what is. Codes are those of the references "Error codes for
+# the Amazon EC2 API" and "Troubleshoot common Azure deployment errors"; the texts are those that the tests quote.
+_RULES: Mapping[str, Sequence[tuple[str, str]]] = {
+    SANDBOX: (
+        # The request: without credentials, the SDK looks for those of the node. Other metadata of it is optional.
+        ("permissions", r"no EC2 IMDS role found|At least one of these must be SET"),
+        ("permissions", r"\$(?:AWS_\w+|AZURE_(?:CLIENT|TENANT|SUBSCRIPTION)\w*) is NOT set"),
+        ("endpoint", rf"operation error (?!ec2imds)\w+: .*{_UNSENT}"),
+        ("endpoint", rf"(?:creating an instance :|page of VM sizes|authentication failed).*{_UNSENT}"),
+        # The answer. The image of the pod VMs.
+        ("image", r"InvalidAMIID|Not authorized for images|ImageId is empty|unable to get image details"),
+        ("image", r"\$AZURE_IMAGE_ID is NOT set|GalleryImageNotFound|ImageNotFound|PlatformImageNotFound"),
+        ("image", r"imageReference|galleries/\S+' .*not found|does not support .*(?:boot mode|AMD SEV-SNP)"),
+        ("image", r"architecture '[^']*' of the specified instance type|boot mode .*not supp"),
+        ("image", r"HypervisorGeneration|cannot boot Hypervisor Generation"),
+        # The quota.
+        ("quota", r"VcpuLimitExceeded|InstanceLimitExceeded|VolumeLimitExceeded|AddressLimitExceeded"),
+        ("quota", r"exceeding (?:approved .*?[Qq]uota|quota limits?)|QuotaExceeded|PublicIPCountLimitReached"),
+        # The capacity.
+        ("capacity", r"Insufficient(?:Instance|Host|Reserved\w*)?Capacity|InsufficientCapacity|SpotMaxPriceTooLow"),
+        ("capacity", r"InsufficientFreeAddressesInSubnet|SubnetIsFull|does not have enough capacity for \d+ IP"),
+        ("capacity", r"SkuNotAvailable|(?:Zonal)?AllocationFailed|OverconstrainedA|requested (?:VM )?size .*not avail"),
+        ("capacity", r"instance type \(\S+\) is not supported in your requested Availability Zone"),
+        # The permissions.
+        ("permissions", r"UnauthorizedOperation|AccessDenied|(?:Linked)?AuthorizationFailed|RequestDisallowedByPolicy"),
+        ("permissions", r"AuthFailure|InvalidClientTokenId|SignatureDoesNotMatch|ExpiredToken|RequestExpired"),
+        ("permissions", r"AADSTS\d+|InvalidAuthenticationToken|ScopeLocked"),
+        ("permissions", r"(?:ClientSecret|WorkloadIdentity)Credential|failed to (?:retrieve credentials|sign request)"),
+        ("permissions", r"failed to refresh cached credentials"),
+        # The settings.
+        ("settings", r"Invalid(?:Subnet|Group|KeyPair|SecurityGroup|InstanceType)\w*|InvalidSubnetID|InvalidParam"),
+        ("settings", r"failed to verify instance type|failed to get instance type|instance type not found"),
+        ("settings", r"InvalidResourceReference|ResourceGroupNotFound|ResourceNotFound"),
+        ("settings", r"\$\w+ is NOT set|CLOUD_PROVIDER is currently set to"),
+        # Errors that pass by themselves.
+        ("service", r"RequestLimitExceeded|Throttl(?:ing|ed)|TooManyRequests|PendingVerification|OperationPreempted"),
+        ("service", r"InternalError|InternalFailure|InternalServerError|InternalExecutionError"),
+        ("service", r"ServiceUnavailable|api error Unavailable|StatusCode: 5\d\d|RESPONSE (?:5\d\d|429)"),
+        # The agent: the VM answers, but not as a pod VM.
+        ("agent", r"agent proxy connection.*(?:connection refused|connection reset|EOF|tls: |x509: )"),
+        ("agent", r"dial tcp \S+:15150: connect: connection refused|Failed to [Cc]heck if grpc server is working"),
+        # The port: no packet comes back.
+        (
+            "port",
+            r"agent proxy connection.*(?:timeout|timed out|no route to host)|failed to establish agent proxy conn",
+        ),
+        ("port", r"dial tcp \S+:15150: (?:i/o timeout|connect: (?:no route to host|connection timed out))"),
+        # The sandbox has a container of its own.
+        ("container", r"is blocked by policy"),
+        ("adaptor", r"hypervisor\.sock: connect: |no runtime for \"?kata-remote|unknown or unmapped runtime handler"),
+    ),
+    CONTAINER: (
+        ("container", r"is blocked by policy|runAsNonRoot|breaks non-root policy|CreateContainerConfigError"),
+        # The agent starts the program after the pull.
+        ("program", r"the file \S+ was not found|executable file not found in \$PATH"),
+        # The registry answers.
+        ("pull", r"x509: |invalid peer certificate|Not authorized: url|unauthorized: |no basic auth credentials"),
+        ("pull", r"(?<!permission )denied: |access to the resource is denied|AccessDenied|manifest unknown"),
+        ("pull", r"toomanyrequests|ImageInspectError|InvalidImageName"),
+        # It does not. Without a way out, packets are dropped, and the pull takes until one of the timeouts is over:
+        # create_container_timeout of kata, container_create_timeout of CRI-O, or that of kubelet.
+        ("egress", r"(?:[Pp]ull|registry|manifest).*(?:dns error|error sending request|no such host|i/o timeout)"),
+        ("egress", r"(?:[Pp]ull|registry|manifest).*(?:tcp connect error|timed out|deadline has elapsed|unreachable)"),
+        ("egress", r"(?:[Pp]ull|registry|manifest).*(?:[Cc]onnection refused|no route to host|Temporary failure in)"),
+        ("egress", r"deadline exceeded|CreateContainerRequest timed out|[Cc]ontainer ?[Cc]reation timeout"),
+        ("egress", r"CreateContainer timeout"),
+        (
+            "pull",
+            r"Image Pull error|[Ff]ailed to pull image|ErrImagePull|ImagePullBackOff|Pulling image separately not",
+        ),
+        ("program", r"[Bb]ack-off (?:\S+ )?restarting failed container"),
+    ),
 }
-
-# In order: the first pattern that occurs in a message decides. Codes are those of the references "Error codes for the
-# Amazon EC2 API" and "Troubleshoot common Azure deployment errors"; the texts are those that the tests quote.
-_RULES: tuple[tuple[str, str], ...] = (
-    # The image of the pod VMs.
-    ("image", r"InvalidAMIID|Not authorized for images|ImageId is empty|unable to get image details"),
-    ("image", r"GalleryImageNotFound|ImageNotFound|PlatformImageNotFound|imageReference|galleries/\S+' .*not found"),
-    ("image", r"architecture '[^']*' of the specified instance type|does not support .*boot mode|boot mode .*not supp"),
-    ("image", r"HypervisorGeneration|cannot boot Hypervisor Generation|does not support .*AMD SEV-SNP"),
-    # The quota.
-    ("quota", r"VcpuLimitExceeded|InstanceLimitExceeded|VolumeLimitExceeded|AddressLimitExceeded"),
-    ("quota", r"exceeding (?:approved .*?[Qq]uota|quota limits?)|QuotaExceeded|PublicIPCountLimitReached"),
-    # The capacity.
-    ("capacity", r"Insufficient(?:Instance|Host|Reserved\w*)?Capacity|InsufficientCapacity|SpotMaxPriceTooLow"),
-    ("capacity", r"InsufficientFreeAddressesInSubnet|SubnetIsFull|does not have enough capacity for \d+ IP"),
-    ("capacity", r"SkuNotAvailable|(?:Zonal)?AllocationFailed|OverconstrainedA|requested (?:VM )?size .*not available"),
-    ("capacity", r"instance type \(\S+\) is not supported in your requested Availability Zone"),
-    # The permissions.
-    ("permissions", r"UnauthorizedOperation|AccessDenied|(?:Linked)?AuthorizationFailed|RequestDisallowedByPolicy"),
-    ("permissions", r"AuthFailure|InvalidClientTokenId|SignatureDoesNotMatch|ExpiredToken|RequestExpired"),
-    ("permissions", r"AADSTS\d+|InvalidAuthenticationToken|ScopeLocked|(?:ClientSecret|WorkloadIdentity)Credential"),
-    ("permissions", r"failed to (?:refresh cached credentials|retrieve credentials|sign request)"),
-    # The agent: the VM answers, but not as a pod VM.
-    ("agent", r"agent proxy connection.*(?:connection refused|connection reset|EOF|tls: |x509: )"),
-    ("agent", r"dial tcp \S+:15150: connect: connection refused"),
-    ("agent", r"Failed to [Cc]heck if grpc server is working"),
-    # The port: no packet comes back.
-    ("port", r"(?:dial tcp \S+:\d+: (?:i/o timeout|connect: (?:no route to host|connection timed out)))"),
-    ("port", r"failed to establish agent proxy connection"),
-    # The pull in the VM, and of the node, which CRI-O makes as well (cri-o/cri-o#7471).
-    ("egress", r"(?:[Pp]ull|registry|manifest).*(?:dns error|error sending request|no such host|i/o timeout)"),
-    ("egress", r"(?:[Pp]ull|registry|manifest).*(?:tcp connect error|timed out|deadline has elapsed|unreachable)"),
-    ("egress", r"(?:[Pp]ull|registry|manifest).*(?:[Cc]onnection refused|deadline exceeded|Temporary failure in name)"),
-    ("pull", r"Image Pull error|[Ff]ailed to pull image|ErrImagePull|ImagePullBackOff|Pulling image separately not"),
-    ("pull", r"manifest unknown|Not authorized: url|unauthorized: |toomanyrequests|ImageInspectError|InvalidImageName"),
-    # The program, which the agent starts after the pull (kata-containers/kata-containers#9028 and #10497), and the
-    # message of kubelet about one that ends (pkg/kubelet/kuberuntime of kubernetes/kubernetes).
-    ("program", r"the file \S+ was not found|executable file not found in \$PATH"),
-    ("program", r"[Bb]ack-off (?:\S+ )?restarting failed container"),
-    # cloud-api-adaptor.
-    ("adaptor", r"hypervisor\.sock: connect: |no runtime for \"?kata-remote|unknown or unmapped runtime handler"),
-    ("settings", r"Invalid(?:Subnet|Group|KeyPair|SecurityGroup)\w*\.\w+|InvalidSubnetID|InvalidGroup|InvalidParam"),
-    ("settings", r"failed to verify instance type|failed to get instance type|instance type not found"),
-    ("settings", r"InvalidResourceReference|ResourceGroupNotFound|ResourceNotFound|creating an instance :"),
-)
-RULES = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _RULES)
-
-# Kubelet repeats these; the pod may start by itself until the time for it is over.
-TEMPORARY = ("adaptor", "unknown")
+RULES = {
+    about: tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in rules) for about, rules in _RULES.items()
+}
 
 # The console of a VM whose system did not start (the kernel, dracut, systemd, GRUB, UEFI).
 BOOT_FAILURES = re.compile(
@@ -110,8 +129,11 @@ BOOT_FAILURES = re.compile(
     re.MULTILINE,
 )
 
-# Events that report a failure of the sandbox or of a container.
-FAILURES = ("FailedCreatePodSandBox", "Failed", "BackOff", "FailedMount", "FailedCreatePodContainer", "InspectFailed")
+# The events about a container; the others are about the pod until its sandbox runs (pkg/kubelet/events/event.go).
+_OF_CONTAINER = ("Failed", "BackOff", "FailedCreatePodContainer", "InspectFailed")
+
+# Of a pod that was placed on a node, these are past.
+_PAST = ("FailedScheduling",)
 
 
 def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()) -> Cause | None:
@@ -123,47 +145,85 @@ def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()
         # The module does not wait for its VM.
         return Cause("mutation", f"no {EXTENDED_RESOURCE} in its requests", "the pod")
     if pod["unscheduled"]:
-        return Cause("slot", pod["unscheduled"], "the scheduler", is_final=False)
+        is_full = f"Insufficient {EXTENDED_RESOURCE}" in pod["unscheduled"]
+        return Cause("slot" if is_full else "node", pod["unscheduled"], "the scheduler")
+    if pod["state"] == "running":
+        return _unanswered(pod)
     cause = reported(pod)
+    is_early = not has_passed(pod["state"], "verify-agent")
+    if is_early and (cause is None or not cause.is_final):
+        cause = _of_adaptor(pod) or cause
     if cause and cause.kind in ("port", "agent"):
         cause = _last_attempt(pod) or cause
-    failing = _boot_failure(instances)
     # A VM that did not boot does not answer either, whether the port is open or not.
-    if failing and (cause is None or cause.kind in ("port", "agent", "unknown")):
-        return failing
-    return cause or _unanswered(pod)
+    if is_early and (cause is None or cause.kind in ("port", "agent", "unknown")):
+        cause = _boot_failure(instances) or cause
+    if pod["state"] == "booting" and (cause is None or cause.kind == "unknown"):
+        adaptor = pod.get("adaptor") or {}
+        return Cause("port", _last(adaptor.get("log")), f"the log of {adaptor.get('pod') or 'cloud-api-adaptor'}")
+    return cause
 
 
 def reported(pod: Mapping[str, Any]) -> Cause | None:
     """The cause that an event of the pod, the status of its container or the log reports."""
-    return next(filter(None, map(_matched, _messages(pod))), None)
+    about = CONTAINER if has_passed(pod["state"], "verify-agent") else SANDBOX
+    messages = [message[1:] for message in _messages(pod) if message[0] == about]
+    known = next(filter(None, (_matched(pod["state"], about, *message) for message in messages)), None)
+    if known or not messages:
+        return known
+    text, source = messages[0]
+    return Cause("unknown", _quote(text, 0), source)
 
 
-def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Messages that may have the cause, with their sources, the most direct first."""
-    # An error that names the cloud's code comes first; that of the connection is the most general.
+def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Messages that may have the cause: what they are about, their text and source, the most direct first."""
+    summaries = []
     for event in reversed(pod["events"]):
-        if event["reason"] in FAILURES or event["type"] == "Warning":
-            yield event["message"], f"event {event['reason']}"
+        if event["type"] == "Warning" and event["reason"] not in _PAST:
+            about = CONTAINER if event["reason"] in _OF_CONTAINER else SANDBOX
+            message = (about, event["message"], f"event {event['reason']}")
+            if _is_summary(event["reason"], event["message"]):
+                summaries.append(message)
+            else:
+                yield message
     for each in pod["waiting"]:
-        if each["message"] and each["reason"] not in ("ContainerCreating", "PodInitializing"):
-            yield f"{each['reason']}: {each['message']}", "the status of the container"
+        message = (CONTAINER, f"{each['reason']}: {each['message']}", "the status of the container")
+        if _is_summary(each["reason"], each["message"]):
+            summaries.append(message)
+        elif each["message"] and each["reason"] not in ("ContainerCreating", "PodInitializing"):
+            yield message
     adaptor = pod.get("adaptor") or {}
     for line in reversed(adaptor.get("log") or []):
-        if _is_failure(line):
-            yield line, f"the log of {adaptor['pod']}"
+        # Other lines do not report a failure: the rules decide only about its kind.
+        if re.search(r"error|fail|timeout|timed out|refused|Retrying|cleaning up", line, re.IGNORECASE):
+            yield CONTAINER if "Container fails: " in line else SANDBOX, line, f"the log of {adaptor['pod']}"
+    yield from summaries
 
 
-def _is_failure(line: str) -> bool:
-    return re.search(r"error|fail|timeout|timed out|refused|Retrying|cleaning up", line, re.IGNORECASE) is not None
+def _is_summary(reason: str, message: str) -> bool:
+    """Whether kubelet only repeats that something failed, after the message with the error: `Error: ErrImagePull`."""
+    return reason in ("BackOff", "CrashLoopBackOff", "ImagePullBackOff") or bool(re.fullmatch(r"Error: \w+", message))
 
 
-def _matched(found: tuple[str, str]) -> Cause | None:
-    message, source = found
-    for kind, pattern in RULES:
-        if match := pattern.search(message):
-            return Cause(kind, _quote(message, match.start()), source, is_final=kind not in TEMPORARY)
+def _matched(state: str, about: str, message: str, source: str) -> Cause | None:
+    """The cause by the rules, without those of the checks that the pod has passed: an earlier attempt failed."""
+    for kind, pattern in RULES[about]:
+        if not has_passed(state, KINDS[kind].check) and (match := pattern.search(message)):
+            return Cause(kind, _quote(message, match.start()), source)
     return None
+
+
+def _of_adaptor(pod: Mapping[str, Any]) -> Cause | None:
+    """The cause in the last lines of a cloud-api-adaptor that does not run: it reads from the cloud when it starts."""
+    adaptor = pod.get("adaptor") or {}
+    if not adaptor.get("problem"):
+        return None
+    ended = adaptor.get("ended") or []
+    source = f"the log of {adaptor['pod']}, which has ended"
+    causes = (_matched("scheduled", SANDBOX, line, source) for line in reversed(ended))
+    known = next((cause for cause in causes if cause and KINDS[cause.kind].check == "verify-vm"), None)
+    quote = " ".join(filter(None, (adaptor["problem"], *ended[-1:])))
+    return known or Cause("adaptor", _quote(quote, 0), "the DaemonSet of cloud-api-adaptor")
 
 
 def _last_attempt(pod: Mapping[str, Any]) -> Cause | None:
@@ -171,7 +231,8 @@ def _last_attempt(pod: Mapping[str, Any]) -> Cause | None:
     boots, it first drops packets, and then refuses connections."""
     adaptor = pod.get("adaptor") or {}
     attempts = (line for line in reversed(adaptor.get("log") or []) if "Retrying failed agent proxy" in line)
-    return next(filter(None, (_matched((line, f"the log of {adaptor['pod']}")) for line in attempts)), None)
+    source = f"the log of {adaptor.get('pod')}"
+    return next(filter(None, (_matched("booting", SANDBOX, line, source) for line in attempts)), None)
 
 
 def _boot_failure(instances: Iterable[Mapping[str, Any]]) -> Cause | None:
@@ -183,22 +244,19 @@ def _boot_failure(instances: Iterable[Mapping[str, Any]]) -> Cause | None:
 
 
 def _unanswered(pod: Mapping[str, Any]) -> Cause | None:
-    """The cause for a pod without any failure in its events."""
+    """The cause for a pod whose container has started."""
+    if pod["ended"]:
+        log = " / ".join(pod.get("log") or [])
+        return Cause("program", _quote(f"{pod['ended'][-1]}{f': {log}' if log else ''}", 0), "the container")
     error = pod.get("answer_error") or ""
-    if pod["state"] == "running" and error:
-        # The container listens on all addresses as soon as it runs.
-        kind = "program" if "connection refused" in error else "tunnel"
-        return Cause(kind, _quote(error, 0), "the API server")
-    adaptor = pod.get("adaptor") or {}
-    if pod["state"] in ("scheduled", "booting") and adaptor.get("problem"):
-        return Cause("adaptor", adaptor["problem"], "the DaemonSet of cloud-api-adaptor", is_final=False)
-    if pod["state"] == "booting":
-        return Cause("port", _last(adaptor.get("log")), f"the log of {adaptor.get('pod') or 'cloud-api-adaptor'}")
-    warnings = [event for event in pod["events"] if event["type"] == "Warning"]
-    if warnings:
-        message = warnings[-1]["message"]
-        return Cause("unknown", _quote(message, 0), f"event {warnings[-1]['reason']}", is_final=False)
-    return None
+    if not error:
+        return None
+    # The container listens on all addresses as soon as it runs. The error is that of the proxy of the API server.
+    if re.search(r"connection refused|answer of the pod is not", error):
+        kind = "program"
+    else:
+        kind = "tunnel" if re.search(r"error trying to reach service|timeout|timed out|deadline", error) else "unknown"
+    return Cause(kind, _quote(error, 0), "the API server")
 
 
 def _last(lines: Sequence[str] | None) -> str:

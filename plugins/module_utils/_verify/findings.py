@@ -9,8 +9,9 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import KINDS, Cause, diagnose
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import STATES
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import Cause, diagnose
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import PASSED, STATES, next_check
 
 TITLES = {
     "verify-pods": "Pods of the verification",
@@ -40,85 +41,7 @@ WHY = {
     "verify-leftovers": "",
 }
 
-# What to do, by kind of the cause.
-FIX = {
-    "slot": (
-        f"Raise the limit (playbook osc.peerpods.limit), delete peer pods of the node, or choose other nodes with "
-        f"verify_nodes. `oc describe node` shows the slots ({EXTENDED_RESOURCE})."
-    ),
-    "mutation": (
-        "Choose a namespace whose pods are mutated (verify_namespace): the webhook excludes system namespaces. If it "
-        "is not excluded, run site.yml with --tags webhook."
-    ),
-    "image": (
-        "Check PODVM_AMI_ID or AZURE_IMAGE_ID of peer-pods-cm: the image must exist in the region and the account, be "
-        "available, and fit the instance type in architecture and boot mode. Run preflight for the details."
-    ),
-    "quota": (
-        "Request a higher quota, use a smaller size (operator_install_aws_instance_type, "
-        "operator_install_azure_instance_size), or stop other VMs. Run preflight for the numbers."
-    ),
-    "capacity": (
-        "Choose another size, or a subnet in another zone or with available addresses. A shortage of the cloud may "
-        "pass by itself."
-    ),
-    "permissions": (
-        "Check peer-pods-secret: the credentials must be valid, and allow what the message names. On AWS, "
-        "`aws sts decode-authorization-message` decodes an encoded message."
-    ),
-    "settings": "Correct the key of peer-pods-cm that the message names, by the options of the role operator_install.",
-    "adaptor": (
-        "See `oc get pods -n openshift-sandboxed-containers-operator -o wide` and `oc logs` of the cloud-api-adaptor "
-        "pod of the node."
-    ),
-    "port": (
-        "Open 15150/tcp from the nodes to the VMs: run site.yml with --tags cloud_networking. If preflight reports the "
-        "port as open, check network ACLs, the route tables of both subnets, and that the VM has booted."
-    ),
-    "agent": (
-        "The image is not that of a pod VM, or does not boot: see the end of the console below, and create the image "
-        "again (operator_install_renew_image). If the console is empty, the VM may have needed more time: raise "
-        "verify_boot_timeout."
-    ),
-    "egress": (
-        "Give the subnet of the VMs a way out: a NAT gateway, a route to a firewall, or the proxy of the cluster; on "
-        "AWS also an egress rule of the security group. The VM pulls images itself, from its own subnet. Run preflight "
-        "for what is missing."
-    ),
-    "pull": (
-        "Check the image (verify_image) and its pull secret (verify_pull_secrets): the VM pulls it with the secrets of "
-        "the pod, not with those of the node."
-    ),
-    "tunnel": (
-        "Open 9000/udp between the nodes and the VMs, in both directions: run site.yml with --tags cloud_networking. "
-        "Also check that no NetworkPolicy of the namespace forbids traffic from the API server."
-    ),
-    "program": "See `oc logs` of the pod with verify_keep=true: the image (verify_image) must have python3.",
-    "unknown": "Run again with verify_keep=true, and see `oc describe pod` and the log of cloud-api-adaptor.",
-}
-
-# The check that reports a cause.
-CHECK_OF = {
-    "slot": "verify-slot",
-    "mutation": "verify-slot",
-    "image": "verify-vm",
-    "quota": "verify-vm",
-    "capacity": "verify-vm",
-    "permissions": "verify-vm",
-    "settings": "verify-vm",
-    "adaptor": "verify-vm",
-    "port": "verify-agent",
-    "agent": "verify-agent",
-    "egress": "verify-pull",
-    "pull": "verify-pull",
-    "tunnel": "verify-answer",
-    "program": "verify-answer",
-}
-
-# The state that a pod has passed if a check succeeded.
-_PASSED = {"verify-vm": "booting", "verify-agent": "pulling", "verify-pull": "running", "verify-answer": "answered"}
 _FROM_POD = {"verify-service": "service", "verify-dns": "dns", "verify-egress": "egress"}
-_ORDER = list(STATES)
 
 # The end of a console for a message.
 CONSOLE_LINES = 5
@@ -142,7 +65,7 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, Any]]:
     causes = {pod["name"]: _cause(pod, instances) for pod in pods}
     found = [
         _of_slots(pods, causes),
-        *(_of_state(check, pods, causes, instances, unread) for check in _PASSED),
+        *(_of_state(check, pods, causes, instances, unread) for check in _ORDER if check != "verify-slot"),
         *(_of_test(check, pods) for check in _FROM_POD if check != "verify-egress" or readings.get("egress")),
     ]
     if readings.get("deleted") is not None:
@@ -195,13 +118,20 @@ def _of_slots(pods: Sequence[Mapping[str, Any]], causes: Mapping[str, Cause | No
     def one(pod: Mapping[str, Any]) -> Status:
         cause = causes[pod["name"]]
         if not pod["requests_slot"]:
-            return "error", f"{KINDS['mutation']}: no {EXTENDED_RESOURCE} in its requests.", FIX["mutation"], "mutation"
+            kind = KINDS["mutation"]
+            return "error", f"{kind.what}: no {EXTENDED_RESOURCE} in its requests.", kind.fix, "mutation"
         if pod["state"] == "unscheduled":
-            message = cause.quote if cause else "The scheduler has not placed it."
-            return "error", f"{KINDS['slot']}. {_sentence(message)}", FIX["slot"], "slot"
+            if cause is None:
+                return "error", "The scheduler has not placed it.", KINDS["unknown"].fix, "unknown"
+            kind = KINDS[cause.kind]
+            return "error", f"{kind.what}. {_sentence(cause.quote)}", kind.fix, cause.kind
         return "ok", f"1 of {pod['slots']} slots.", "", ""
 
     return _merged("verify-slot", ((pod["wanted_node"], one(pod)) for pod in pods))
+
+
+# The checks in the order in which a pod passes them.
+_ORDER = list(PASSED)
 
 
 def _of_state(
@@ -211,33 +141,24 @@ def _of_state(
     instances: Sequence[Mapping[str, Any]],
     unread: str,
 ) -> dict[str, Any]:
-    state = _PASSED[check]
-
     def one(pod: Mapping[str, Any]) -> Status:
-        cause = causes[pod["name"]]
-        # The agent pulls the image, and then starts the program.
-        is_passed = _ORDER.index(pod["state"]) >= _ORDER.index(state) or bool(
-            cause and cause.kind == "program" and check != CHECK_OF["program"]
-        )
-        if is_passed and not (cause and CHECK_OF.get(cause.kind) == check):
+        if pod["state"] == "answered":
             return _reached(check, pod, instances, unread)
-        reported = cause and CHECK_OF.get(cause.kind, _next_check(pod["state"]))
-        if cause is None and check == _next_check(pod["state"]):
-            return "error", f"Not within the time: {STATES[pod['state']]}.", FIX["unknown"], "unknown"
-        if cause is None or reported != check:
+        cause = causes[pod["name"]]
+        # The cause may show that the pod has come further than its state: a VM was deleted because of its agent.
+        failed = (cause and KINDS[cause.kind].check) or next_check(pod["state"])
+        if _ORDER.index(check) < _ORDER.index(failed):
+            return _reached(check, pod, instances, unread)
+        if check != failed:
             return "unknown", "Not reached, because an earlier step failed.", "", ""
+        if cause is None:
+            return "error", f"Not within the time: {STATES[pod['state']]}.", KINDS["unknown"].fix, "unknown"
         console = _console(pod, instances) if cause.kind in ("agent", "port") else ""
-        found = f"{cause.kind}: {KINDS[cause.kind]}. From {cause.source}: {_sentence(cause.quote)}{console}"
-        return "error", found, FIX[cause.kind], cause.kind
+        kind = KINDS[cause.kind]
+        found = f"{cause.kind}: {kind.what}. From {cause.source}: {_sentence(cause.quote)}{console}"
+        return "error", found, kind.fix, cause.kind
 
     return _merged(check, ((pod["wanted_node"], one(pod)) for pod in pods))
-
-
-def _next_check(state: str) -> str:
-    """The check that a pod in this state does not pass."""
-    return next(
-        (check for check, passed in _PASSED.items() if _ORDER.index(passed) > _ORDER.index(state)), "verify-answer"
-    )
 
 
 def _reached(check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str) -> Status:

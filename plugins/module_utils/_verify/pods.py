@@ -26,6 +26,16 @@ STATES = {
     "answered": "answered",
 }
 
+# The state of a pod that has passed a check, in the order of the checks.
+PASSED = {
+    "verify-slot": "scheduled",
+    "verify-vm": "booting",
+    "verify-agent": "pulling",
+    "verify-pull": "running",
+    "verify-answer": "answered",
+}
+_ORDER = list(STATES)
+
 
 def manifest(name: str, node: Mapping[str, Any], options: Mapping[str, Any], script: str) -> dict:
     """A peer pod on the node, which the scheduler places: `spec.nodeName` would not need a slot."""
@@ -103,17 +113,30 @@ def is_owned_by(peer_pod: Mapping[str, Any]) -> bool:
 
 
 def state(pod: Mapping[str, Any], has_instance: bool, has_answered: bool) -> str:
+    """How far a pod has come. `has_instance` is about its current PeerPod, not about those of failed attempts."""
     status = pod.get("status", {})
     if has_answered:
         return "answered"
     if not pod["spec"].get("nodeName"):
         return "unscheduled"
-    if any("running" in (container.get("state") or {}) for container in status.get("containerStatuses") or ()):
+    containers = status.get("containerStatuses") or ()
+    if any("running" in (container.get("state") or {}) for container in containers) or _ended(containers):
         return "running"
     # Kubelet sets the address when the runtime has created the sandbox, which includes the VM and its agent.
     if status.get("podIP"):
         return "pulling"
     return "booting" if has_instance else "scheduled"
+
+
+# The reasons of a container that never ran (containerd's CRI, internal/cri/server/container_start.go).
+_NOT_STARTED = ("StartError", "ContainerCannotRun")
+
+
+def _ended(containers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """How the containers that ran have ended, the last time."""
+    states = ((each.get("state") or {}, each.get("lastState") or {}) for each in containers)
+    ended = (state.get("terminated") or last.get("terminated") for state, last in states)
+    return [each for each in ended if each and each.get("reason") not in _NOT_STARTED]
 
 
 def evidence(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,11 +151,25 @@ def evidence(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dic
         "requests_slot": is_accounted_for(dict(pod)),
         "unscheduled": scheduled.get("message", "") if scheduled.get("status") == "False" else "",
         "waiting": [{"reason": each.get("reason", ""), "message": each.get("message", "")} for each in waiting if each],
+        "ended": [
+            f"exit code {each.get('exitCode')} ({each.get('reason') or 'no reason'})"
+            for each in _ended(status.get("containerStatuses") or ())
+        ],
         "events": [
             {"type": event.get("type", ""), "reason": event.get("reason", ""), "message": event.get("message", "")}
             for event in events
         ],
     }
+
+
+def has_passed(reached: str, check: str) -> bool:
+    """Whether a pod in the state `reached` has passed a check."""
+    return _ORDER.index(reached) >= _ORDER.index(PASSED[check])
+
+
+def next_check(reached: str) -> str:
+    """The first check that a pod in this state has not passed."""
+    return next((check for check in PASSED if not has_passed(reached, check)), "verify-answer")
 
 
 def summary(pods: Sequence[Mapping[str, Any]], elapsed: Mapping[str, int]) -> tuple[str, str]:

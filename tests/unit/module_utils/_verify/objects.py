@@ -19,6 +19,7 @@ def pod(state: str = "scheduled", **changed: object) -> dict:
         "requests_slot": True,
         "unscheduled": "",
         "waiting": [],
+        "ended": [],
         "events": [],
         "instances": [] if state in ("unscheduled", "scheduled") else [INSTANCE],
         "answer": None,

@@ -9,7 +9,8 @@ azure/provider.go (`Creating instance (<nil>): %s`), the SDK's ResponseError (qu
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import KINDS, RULES, diagnose, lines_of
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import RULES, diagnose, lines_of
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
 
 from .objects import INSTANCE, POD, REMOTE, SANDBOX, event, pod, sandbox_event
 
@@ -205,6 +206,107 @@ def test_the_log_has_the_cause_if_kubelet_reports_a_timeout_only(kind: str, erro
     assert (cause.kind, cause.source) == (kind, "the log of osc-caa-ds-x7k2p")
 
 
+# The chain of a request without an answer: aws/smithy-go's transport/http/client.go (`request send failed, %v`), and
+# net/http's as in hashicorp/terraform-provider-aws#40465 and Azure-Samples/azure-fastapi-postgres-flexible-aca#54.
+SENDING = (
+    "operation error EC2: {}, exceeded maximum number of attempts, 3, https response error StatusCode: 0, RequestID: , "
+    'request send failed, Post "https://ec2.us-east-2.amazonaws.com/": dial tcp 52.95.25.84:443: i/o timeout'
+)
+LOGIN = '"https://login.microsoftonline.com/t/v2.0/.well-known/openid-configuration": dial tcp: lookup login.'
+
+# The cloud did not process the request.
+UNPROCESSED = [
+    ("endpoint", f"creating an instance : creating instance {VM} (<nil>): {SENDING.format('RunInstances')}"),
+    (
+        "endpoint",
+        (
+            "creating an instance : Creating instance (<nil>): beginning VM creation or update: Put "
+            f'"https://management.azure.com/subscriptions/0/resourceGroups/g/virtualMachines/{VM}": dial tcp: lookup '
+            "management.azure.com on 172.30.0.10:53: no such host"
+        ),
+    ),
+    (
+        "endpoint",
+        (
+            "creating an instance : Creating instance (<nil>): beginning VM creation or update: ClientSecretCredential "
+            f"authentication failed. Get {LOGIN}microsoftonline.com on 172.30.0.10:53: server misbehaving"
+        ),
+    ),
+    # otiai10/hotsub#10.
+    ("service", ec2("RequestLimitExceeded", "Request limit exceeded.", 503)),
+    ("service", ec2("InternalError", "An internal error has occurred", 500)),
+    # UA-TECH-POWER/DDoS_terraform_aws#5.
+    (
+        "service",
+        ec2(
+            "PendingVerification",
+            "Your request for accessing resources in this region is being validated, and you will not be able to "
+            "launch additional resources in this region until the validation is complete.",
+        ),
+    ),
+    ("service", arm("429: 429 Too Many Requests", "OperationNotAllowed", "The server rejected the request because")),
+    ("unknown", ec2("Blocked", "This account is currently blocked and not recognized as a valid account.")),
+]
+
+
+@pytest.mark.parametrize(("kind", "error"), UNPROCESSED)
+def test_an_error_of_the_cloud_that_may_pass(kind: str, error: str):
+    cause = diagnose(pod(events=[sandbox_event(error)]))
+    assert (cause.kind, cause.is_final) == (kind, False)
+
+
+# What cloud-api-adaptor writes before it ends: main.go of cmd/cloud-api-adaptor prints the error of NewProvider, which
+# reads the sizes (updateInstanceTypeSpecList in aws/provider.go, updateInstanceSizeSpecList in azure/provider.go), and
+# entrypoint.sh the names of missing variables. Each after lines without the cause.
+IMDS = (
+    "2026/11/30 08:30:00 [adaptor/cloud/aws] Failed to retrieve configuration, some fields may still be missing: "
+    "operation error ec2imds: GetMetadata, exceeded maximum number of attempts, 3, request send failed, Get "
+    '"http://169.254.169.254/latest/meta-data/mac": dial tcp 169.254.169.254:80: i/o timeout'
+)
+REJECTED = "https response error StatusCode: 401, RequestID: 0, api error AuthFailure: AWS was not able to validate the"
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("permissions", f"cloud-api-adaptor: operation error EC2: DescribeInstanceTypes, {REJECTED} provided access"),
+        (
+            "permissions",
+            (
+                "cloud-api-adaptor: operation error EC2: DescribeInstanceTypes, get identity: get credentials: failed "
+                "to refresh cached credentials, no EC2 IMDS role found, operation error ec2imds: GetMetadata, request "
+                'send failed, Get "http://169.254.169.254/latest/meta-data/iam/": dial tcp 169.254.169.254:80: i/o '
+                "timeout"
+            ),
+        ),
+        (
+            "permissions",
+            (
+                "cloud-api-adaptor: getting next page of VM sizes: ClientSecretCredential authentication failed. POST "
+                "https://login.microsoftonline.com/t/oauth2/v2.0/token RESPONSE 401 Unauthorized: AADSTS7000215: "
+                "Invalid client secret provided."
+            ),
+        ),
+        ("permissions", "At least one of these must be SET: AWS_SECRET_ACCESS_KEY AWS_ROLE_ARN"),
+        ("permissions", "$AZURE_CLIENT_ID is NOT set"),
+        ("image", "$AZURE_IMAGE_ID is NOT set"),
+        ("settings", "$AZURE_SUBNET_ID is NOT set"),
+        ("settings", '(CLOUD_PROVIDER is currently set to "awss")'),
+        ("endpoint", f"cloud-api-adaptor: {SENDING.format('DescribeInstanceTypes')}"),
+        ("adaptor", "panic: runtime error: invalid memory address or nil pointer dereference"),
+    ],
+)
+def test_the_last_lines_of_an_adaptor_that_ended(kind: str, line: str):
+    """None of them names the pod, whose event only has that the socket of cloud-api-adaptor does not exist."""
+    problem = "osc-caa-ds-x7k2p on worker-1 is not ready: CrashLoopBackOff."
+    adaptor = {"pod": "osc-caa-ds-x7k2p", "problem": problem, "log": [], "ended": [IMDS, line]}
+    message = f"{SANDBOX}CreateContainer failed: dial unix /run/peerpod/hypervisor.sock: connect: no such file"
+    for events in ([], [event("FailedCreatePodSandBox", message)]):
+        cause = diagnose(pod(events=events, adaptor=adaptor))
+        assert cause.kind == kind
+        assert line in cause.quote
+
+
 # pkg/adaptor/proxy/proxy.go.
 FAILED = (
     "error connecting to agent: failed to establish agent proxy connection to 10.0.1.5:15150: context deadline exceeded"
@@ -261,6 +363,12 @@ def test_a_console_does_not_explain_a_failed_pull():
     assert diagnose(pod("pulling", events=[event("Failed", PULL.format(DNS))]), instances).kind == "egress"
 
 
+# cri-o/cri-o#2723, with the prefix of go.podman.io/image's docker_client.go and of kubelet.
+NODE_PULL = (
+    'Failed to pull image "quay.io/a/b:1": initializing source docker://quay.io/a/b:1: pinging container registry '
+    'quay.io: Get "https://quay.io/v2/": dial tcp 34.225.41.113:443: {}'
+)
+
 # The kata agent's error, quoted in kata-containers' tests and in confidential-containers/cloud-api-adaptor#2516.
 PULL = (
     'Error: CreateContainer failed: rpc status: Status {{ code: INTERNAL, message: "[CDH] [ERROR]: Image Pull error: '
@@ -303,6 +411,61 @@ DNS = "error sending request for url (https://quay.io/v2/): client error (Connec
                 "lookup quay.io on 10.0.0.2:53: no such host"
             ),
         ),
+        *(
+            ("egress", "Failed", NODE_PULL.format(reason))
+            for reason in ("i/o timeout", "connect: no route to host", "connect: connection timed out")
+        ),
+        # A private certificate authority (rustls, and Go's crypto/x509).
+        ("pull", "Failed", PULL.format("error sending request: invalid peer certificate: UnknownIssuer")),
+        (
+            "pull",
+            "Failed",
+            (
+                'Failed to pull image "m.example/a/b:1": pinging container registry m.example: Get "https://m.example/'
+                'v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority'
+            ),
+        ),
+        # ECR (docs.aws.amazon.com/AmazonECR/latest/userguide/common-errors-docker.html).
+        ("pull", "Failed", PULL.format("AccessDenied: User: arn:aws:sts::1:assumed-role/r is not authorized")),
+        (
+            "pull",
+            "Failed",
+            (
+                'Failed to pull image "1.dkr.ecr.us-east-2.amazonaws.com/b:1": reading manifest 1: denied: User: arn:'
+                "aws:iam::1:user/u is not authorized to perform: ecr:BatchGetImage"
+            ),
+        ),
+        # The timeouts: confidential-containers/cloud-api-adaptor#1882; kata_agent.go of kata's runtime with CRI-O's
+        # prefix; internal/oci/runtime_vm.go of CRI-O; and kubelet's own.
+        (
+            "egress",
+            "Failed",
+            "Error: failed to create containerd task: failed to create shim task: context deadline exceeded",
+        ),
+        ("egress", "Failed", "Error: CreateContainer failed: CreateContainerRequest timed out: unknown"),
+        ("egress", "Failed", "Error: Container creation timeout (4m0s)"),
+        ("egress", "Failed", "Error: CreateContainer timeout (4m0s)"),
+        ("egress", "Failed", "Error: context deadline exceeded"),
+        # src/agent/src/policy.rs of kata-containers, quoted in kata-containers/kata-containers#10613.
+        (
+            "container",
+            "Failed",
+            (
+                "Error: failed to create containerd task: failed to create shim task: "
+                '"CreateContainerRequest is blocked by policy: agent_policy:114: allow_create_container_input"'
+            ),
+        ),
+        # pkg/kubelet/kuberuntime/security_context_others.go of kubernetes/kubernetes.
+        (
+            "container",
+            "Failed",
+            f'Error: container has runAsNonRoot and image will run as root (pod: "{POD}_demo(3f2b8a0e)", container: v)',
+        ),
+        (
+            "container",
+            "Failed",
+            "Error: container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root",
+        ),
         # openshift/sandboxed-containers-operator#426.
         ("pull", "Failed", "Pulling image separately not support on main. It is required to use the nydus-snapshotter"),
     ],
@@ -310,6 +473,85 @@ DNS = "error sending request for url (https://quay.io/v2/): client error (Connec
 def test_a_failed_pull(kind: str, reason: str, message: str):
     cause = diagnose(pod("pulling", events=[event(reason, message)]))
     assert (cause.kind, cause.is_final) == (kind, True)
+
+
+# What kubelet adds after the message with the error (pkg/kubelet/images and kuberuntime_manager.go).
+SUMMARIES = [
+    event("Failed", "Error: ErrImagePull"),
+    event("BackOff", 'Back-off pulling image "quay.io/a/b:1"'),
+    event("Failed", "Error: ImagePullBackOff"),
+    event("BackOff", f"Back-off restarting failed container verify in pod {POD}_demo(3f2b8a0e)"),
+]
+
+
+@pytest.mark.parametrize(
+    "message", [PULL.format(DNS), NODE_PULL.format("i/o timeout"), "Error: context deadline exceeded"]
+)
+def test_the_message_with_the_error_is_quoted_instead_of_later_summaries(message: str):
+    waiting = [{"reason": "ImagePullBackOff", "message": 'Back-off pulling image "quay.io/a/b:1"'}]
+    cause = diagnose(pod("pulling", events=[event("Failed", message), *SUMMARIES], waiting=waiting))
+    assert (cause.kind, cause.quote, cause.source) == ("egress", message, "event Failed")
+
+
+def test_the_log_has_the_error_of_a_pull_if_kubelet_has_only_summaries():
+    line = f"2026/11/30 08:30:03 [adaptor/proxy] CreateContainer fails: {PULL.format(DNS)}"
+    adaptor = {"pod": "caa", "problem": "", "log": [line]}
+    assert diagnose(pod("pulling", events=SUMMARIES, adaptor=adaptor)).kind == "egress"
+
+
+STALE = [
+    sandbox_event(CREATING[3][1]),
+    sandbox_event(FAILED),
+    event("Failed", PULL.format("manifest unknown")),
+]
+
+
+@pytest.mark.parametrize(
+    ("state", "changed", "kind"),
+    [
+        ("booting", {}, "port"),
+        ("pulling", {}, "pull"),
+        ("running", {"answer_error": "error trying to reach service: dial tcp 10.1.2.3:8080: i/o timeout"}, "tunnel"),
+        ("running", {"ended": ["exit code 1 (Error)"]}, "program"),
+    ],
+)
+def test_what_a_pod_has_passed_is_not_its_cause(state: str, changed: dict, kind: str):
+    """The events of an attempt that failed stay for an hour."""
+    assert diagnose(pod(state, events=STALE, **changed)).kind == kind
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        # cri-o/cri-o's server/sandbox_network.go and Multus, as in okd-project/okd#1172.
+        (
+            f"{SANDBOX}failed to create pod network sandbox k8s_{POD}_demo_0(a4b8): error adding pod to CNI network "
+            '"multus-cni-network": Get "https://api-int.demo.example:6443/api/v1/namespaces/demo/pods/p": dial tcp '
+            "10.0.0.9:6443: i/o timeout"
+        ),
+        f'{SANDBOX}pinging container registry quay.io: Get "https://quay.io/v2/": dial tcp 34.2.4.1:443: i/o timeout',
+    ],
+)
+def test_the_network_of_the_node_is_not_the_port_of_the_vm(message: str):
+    cause = diagnose(pod(events=[event("FailedCreatePodSandBox", message)]))
+    assert (cause.kind, cause.is_final) == ("unknown", False)
+
+
+def test_a_policy_of_the_agent_may_reject_the_sandbox():
+    """kata-containers/kata-containers#11679."""
+    message = (
+        f'{SANDBOX}CreateContainer failed: "CreateContainerRequest is blocked by policy: agent_policy:122": unknown'
+    )
+    assert diagnose(pod("booting", events=[event("FailedCreatePodSandBox", message)])).kind == "container"
+
+
+def test_another_error_of_a_container_is_quoted():
+    message = "Error: CreateContainer failed: ENOENT: No such file or directory: unknown"
+    cause = diagnose(pod("pulling", events=[event("Failed", message), *SUMMARIES[:1]]))
+    # The summary has a rule.
+    assert cause.kind == "pull"
+    cause = diagnose(pod("pulling", events=[sandbox_event("x"), event("Failed", message)]))
+    assert (cause.kind, cause.quote, cause.is_final) == ("unknown", message, False)
 
 
 def test_a_pull_that_only_the_status_of_the_container_reports():
@@ -344,6 +586,22 @@ def test_a_pod_without_events_on_a_node_without_cloud_api_adaptor():
     assert (cause.kind, cause.quote, cause.is_final) == ("adaptor", problem, False)
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "1 node(s) had untolerated taint(s)",
+        "1 node(s) had untolerated taint {gpu: yes}",
+        "1 node(s) were unschedulable",
+        "1 Insufficient cpu",
+    ],
+)
+def test_the_scheduler_has_other_reasons(reason: str):
+    """pkg/scheduler/framework/plugins of kubernetes/kubernetes."""
+    message = f"0/3 nodes are available: {reason}, 2 node(s) didn't match Pod's node affinity/selector."
+    cause = diagnose(pod("unscheduled", unscheduled=message))
+    assert (cause.kind, cause.quote, cause.is_final) == ("node", message, False)
+
+
 def test_a_pod_without_a_slot():
     message = "0/3 nodes are available: 1 Insufficient kata.peerpods.io/vm, 2 node(s) didn't match Pod's node affinity."
     cause = diagnose(pod("unscheduled", unscheduled=message))
@@ -356,9 +614,28 @@ UNREACHED = (
 )
 
 
-@pytest.mark.parametrize(("kind", "error"), [("tunnel", "i/o timeout"), ("program", "connect: connection refused")])
+FORBIDDEN = 'GET /…/proxy/ was rejected by the API server with 403: pods "p" is forbidden: User "u" cannot get resource'
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("tunnel", UNREACHED.format("i/o timeout")),
+        ("tunnel", UNREACHED.format("connect: no route to host")),
+        ("program", UNREACHED.format("connect: connection refused")),
+        ("program", "The answer of the pod is not JSON."),
+        ("unknown", FORBIDDEN),
+    ],
+)
 def test_a_container_that_runs_and_does_not_answer(kind: str, error: str):
-    assert diagnose(pod("running", answer_error=UNREACHED.format(error))).kind == kind
+    assert diagnose(pod("running", answer_error=error)).kind == kind
+
+
+def test_a_program_that_ended_is_quoted_with_its_last_lines():
+    refused = UNREACHED.format("connect: connection refused")
+    ended = pod("running", ended=["exit code 1 (Error)"], answer_error=refused, log=["Traceback:", "OSError: no"])
+    cause = diagnose(ended)
+    assert (cause.kind, cause.quote) == ("program", "exit code 1 (Error): Traceback: / OSError: no")
 
 
 @pytest.mark.parametrize(
@@ -401,7 +678,7 @@ def test_a_long_message_is_cut_around_what_decides():
 
 
 def test_every_rule_has_a_kind():
-    assert {kind for kind, _pattern in RULES} <= KINDS.keys()
+    assert {kind for rules in RULES.values() for kind, _pattern in rules} <= KINDS.keys()
     assert REMOTE in sandbox_event("")["message"]
 
 

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import KINDS
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.findings import (
-    CHECK_OF,
-    FIX,
-    TITLES,
-    WHY,
-    findings,
-)
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.findings import TITLES, WHY, findings
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
 
 from .objects import INSTANCE, NODE, answered, event, pod, sandbox_event
 
@@ -75,8 +69,8 @@ def test_egress_is_not_reported_without_a_target():
         # Without any message, a check fails because the time is over.
         ({"state": "scheduled"}, "verify-vm", "unknown"),
         ({"state": "pulling"}, "verify-pull", "unknown"),
-        # The cloud created the VM, and then refused the next one.
-        ({"state": "booting", "events": [sandbox_event(QUOTA)]}, "verify-vm", "quota"),
+        # The cloud created a VM, whose agent was not reached, and then refused the next one.
+        ({"state": "scheduled", "events": [sandbox_event(QUOTA)], "instances": [INSTANCE]}, "verify-vm", "quota"),
         # An error without a rule is reported by the check that did not pass.
         ({"state": "scheduled", "events": [event("FailedCreatePodSandBox", "no CNI")]}, "verify-vm", "unknown"),
     ],
@@ -85,7 +79,7 @@ def test_one_check_reports_the_cause_and_the_later_ones_are_unknown(changed: dic
     found = by_check(pod(changed.pop("state"), **changed))
     order = [check for check in TITLES if check in found]
     assert (found[failed]["status"], found[failed]["cause"]) == ("error", cause)
-    assert found[failed]["fix"] == FIX[cause]
+    assert found[failed]["fix"] == KINDS[cause].fix
     assert [check for check in order if found[check]["status"] == "error"] == [failed]
     later = order[order.index(failed) + 1 : -1]
     assert {found[check]["status"] for check in later} == {"unknown"}
@@ -99,7 +93,9 @@ def test_an_image_without_the_program_was_pulled():
 
 def test_a_cause_is_quoted_with_its_source():
     found = by_check(pod(events=[sandbox_event(QUOTA)]))["verify-vm"]["found"]
-    assert found.startswith(f"{NODE}: quota: {KINDS['quota']}. From event FailedCreatePodSandBox: Failed to create pod")
+    assert found.startswith(
+        f"{NODE}: quota: {KINDS['quota'].what}. From event FailedCreatePodSandBox: Failed to create pod"
+    )
     assert "VcpuLimitExceeded" in found
 
 
@@ -208,7 +204,5 @@ def test_leftovers_of_an_earlier_run_are_named():
     assert "peerpods-verify-aaaaa" in found["found"]
 
 
-def test_every_check_has_its_texts_and_every_kind_a_remedy():
+def test_every_check_has_its_texts():
     assert TITLES.keys() == WHY.keys()
-    assert FIX.keys() == KINDS.keys()
-    assert CHECK_OF.keys() | {"unknown"} == KINDS.keys()

@@ -56,6 +56,14 @@ def test_the_program_gets_its_port_and_targets():
     assert (spec["imagePullSecrets"], spec["tolerations"]) == ([{"name": "registry"}], OPTIONS["tolerations"])
 
 
+CRASHED = {
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"reason": "Error", "exitCode": 1}},
+}
+NOT_STARTED = {
+    "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    "lastState": {"terminated": {"reason": "StartError"}},
+}
 BOUND = {"spec": {"nodeName": "worker-1"}}
 RUNNING = {"containerStatuses": [{"state": {"running": {}}}], "podIP": "10.1.2.3"}
 WAITING = {"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}
@@ -69,6 +77,10 @@ WAITING = {"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCrea
         ({**BOUND, "status": WAITING}, True, False, "booting"),
         ({**BOUND, "status": {**WAITING, "podIP": "10.1.2.3"}}, True, False, "pulling"),
         ({**BOUND, "status": RUNNING}, True, False, "running"),
+        # The image was pulled, and its program ended.
+        ({**BOUND, "status": {"containerStatuses": [CRASHED], "podIP": "10.1.2.3"}}, True, False, "running"),
+        # The container was created, but never ran (containerd).
+        ({**BOUND, "status": {"containerStatuses": [NOT_STARTED], "podIP": "10.1.2.3"}}, True, False, "pulling"),
         # A PeerPod that could not be created is reported, but is not the state of the pod.
         ({**BOUND, "status": RUNNING}, False, False, "running"),
         ({**BOUND, "status": RUNNING}, True, True, "answered"),
@@ -110,8 +122,15 @@ def test_the_evidence_about_a_pod():
         "requests_slot": True,
         "unscheduled": "Insufficient",
         "waiting": [{"reason": "ErrImagePull", "message": "denied"}],
+        "ended": [],
         "events": [{"type": "Warning", "reason": "Failed", "message": "m"}],
     }
+
+
+def test_how_the_containers_that_ran_have_ended():
+    status = {"containerStatuses": [CRASHED, NOT_STARTED, {"state": {"terminated": {"exitCode": 0}}}]}
+    found = evidence({"metadata": {"name": "p", "uid": "1"}, "spec": {"containers": []}, "status": status}, [])
+    assert found["ended"] == ["exit code 1 (Error)", "exit code 0 (no reason)"]
 
 
 def test_the_progress_has_durations_that_do_not_count_as_progress():
