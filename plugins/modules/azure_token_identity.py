@@ -26,7 +26,9 @@ description:
 options:
   name:
     description:
-      - The name of the identity. Defaults to O(cluster_name) with C(-peer-pods).
+      - >-
+        The name of the identity. Defaults to that of the identity in O(resource_group) with the tags of this cluster,
+        and without one to O(cluster_name) with C(-peer-pods).
     type: str
   resource_group:
     description:
@@ -74,7 +76,9 @@ options:
     default: false
   state:
     description:
-      - Whether the identity exists. With V(absent), an identity of another owner stays.
+      - >-
+        Whether the identity exists. With V(absent), every identity in O(resource_group) with the tags of this cluster
+        is removed, or that of O(name), with their role assignments. An identity of another owner stays.
     type: str
     choices: [present, absent]
     default: present
@@ -152,6 +156,7 @@ changes:
   sample: [create identity, create federated credential default, assign Reader in demo-7x2kq-rg]
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -169,6 +174,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     Existing,
     identity_path,
     issuer_problem,
+    own_identities,
     owner_problem,
     plan_identity,
     plan_removal,
@@ -190,6 +196,7 @@ class Run:
             params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"], params["location"]
         )
         self.subscription = f"/subscriptions/{arm.subscription_id}"
+        # That of a new identity.
         self.path = identity_path(
             arm.subscription_id or "", params["resource_group"], self.cluster, params["name"] or ""
         )
@@ -197,26 +204,39 @@ class Run:
         self.scopes = [f"{self.subscription}/resourceGroups/{name}" for name in dict.fromkeys(groups)]
         self.made = made
 
-    def read(self) -> Existing:
-        identity = self.arm.get(self.path, IDENTITY_API_VERSION)
-        if identity is None:
-            return Existing()
-        principal = identity["properties"]["principalId"]
+    def own(self) -> list[Mapping[str, Any]]:
+        """The identities of this cluster in the resource group, by their tags."""
+        try:
+            listed = list(self.arm.list(self.path.rpartition("/")[0], IDENTITY_API_VERSION))
+        except ArmError as error:
+            if error.status == 404:
+                return []
+            raise
+        return own_identities(listed, self.path, self.cluster)
+
+    def read(self, path: str) -> Existing:
+        identity = self.arm.get(path, IDENTITY_API_VERSION)
+        return Existing() if identity is None else self.complete(identity)
+
+    def complete(self, identity: Mapping[str, Any]) -> Existing:
         return Existing(
             identity,
-            self.arm.get(f"{self.path}/{CREDENTIALS}/{SERVICE_ACCOUNT}", IDENTITY_API_VERSION),
-            read_assignments(self.arm, self.subscription, principal),
+            self.arm.get(f"{identity['id']}/{CREDENTIALS}/{SERVICE_ACCOUNT}", IDENTITY_API_VERSION),
+            read_assignments(self.arm, self.subscription, identity["properties"]["principalId"]),
         )
 
     def present(self) -> tuple[Existing, list[Change]]:
-        existing = self.read()
+        own = [] if self.module.params["name"] else self.own()
+        if own:
+            self.path = own[0]["id"]
+        existing = self.complete(own[0]) if own else self.read(self.path)
         problem = issuer_problem(self.cluster) or owner_problem(existing, self.cluster)
         if problem:
             raise ArmError(problem)
         definitions = read_definitions(self.arm, self.subscription)
         changes = self.carry_out(plan_identity(self.path, existing, self.cluster))
         if existing.identity is None and not self.module.check_mode:
-            existing = self.read()
+            existing = self.read(self.path)
         roles = plan_roles(
             existing,
             self.cluster,
@@ -228,8 +248,13 @@ class Run:
         return existing, [*changes, *self.carry_out(roles)]
 
     def absent(self) -> tuple[Existing, list[Change]]:
-        existing = self.read()
-        return existing, self.carry_out(plan_removal(self.path, existing, self.cluster))
+        if self.module.params["name"]:
+            found = [self.read(self.path)]
+        else:
+            found = [self.complete(each) for each in self.own()] or [Existing()]
+        return found[0], [
+            change for existing in found for change in self.carry_out(plan_removal(existing, self.cluster))
+        ]
 
     def carry_out(self, changes: list[Change]) -> list[Change]:
         for change in changes if not self.module.check_mode else ():
@@ -249,7 +274,7 @@ class Run:
             "changed": bool(changes),
             "changes": summaries,
             "identity": {
-                "name": self.path.rpartition("/")[2],
+                "name": (existing.identity or {}).get("name") or self.path.rpartition("/")[2],
                 "client_id": properties.get("clientId"),
                 "principal_id": properties.get("principalId"),
                 "tenant_id": properties.get("tenantId"),

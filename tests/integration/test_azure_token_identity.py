@@ -176,15 +176,28 @@ def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: Azur
 def test_the_identity_is_removed_with_its_assignments(azure: AzureArm, run):
     assert run({"state": "absent"}, check=True)["changed"]
     removed = run({"state": "absent", "issuer": ""})
-    assert removed["changes"][-1] == "delete identity"
+    assert removed["changes"][-1] == f"delete identity {NAME}"
     assert azure.identities.stored == {}
     assert not run({"state": "absent"})["changed"]
+    assert not run({"state": "absent", "resource_group": "removed-rg"})["changed"]
     # A dry run without the identity does not know its principal.
     assert run(check=True)["changes"] == [
         "create identity",
         "create federated credential default",
         *changes("assign", VM_ROLES),
     ]
+
+
+def test_an_identity_is_found_by_its_tags(run):
+    """Also if its name is not given again."""
+    named = run({"name": "mine"})["identity"]
+    found = run({"image": True})
+    assert (found["identity"]["name"], found["identity"]["client_id"]) == ("mine", named["client_id"])
+    assert found["changes"] == changes("assign", IMAGE_ROLES)
+    # A given name is that of another identity.
+    assert run({"name": "other"}, check=True)["changes"][0] == "create identity"
+    removed = run({"state": "absent"})
+    assert (removed["identity"]["name"], removed["changes"][-1]) == ("mine", "delete identity mine")
 
 
 STATE = {
@@ -221,15 +234,15 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
         "operator_install_create_identity": "true",
         "operator_install_state": STATE,
     }
-    of_subscription = {"kind": "Subscription", "content": {"config": {"env": [{"name": "CLIENTID", "value": "x"}]}}}
     play = local_play(
         vars=variables,
         tasks=[
             tasks("create_identity", operator_install_identity_is_planned=True),
             show,
-            tasks("create_identity"),
+            tasks("create_identity", operator_install_identity_name="mine"),
             show,
-            tasks("remove_identity_azure", operator_install_state={**STATE, "objects": [of_subscription]}),
+            # Without its name, and without the Subscription that has its client ID.
+            tasks("remove_identity_azure"),
         ],
     )
     playbook = tmp_path / "play.yml"

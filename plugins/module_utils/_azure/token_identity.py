@@ -88,6 +88,14 @@ def identity_path(subscription: str, resource_group: str, cluster: Cluster, name
     return f"/subscriptions/{subscription}/resourceGroups/{resource_group}/providers/{IDENTITIES}/{named}"
 
 
+def own_identities(
+    identities: Iterable[Mapping[str, Any]], default_path: str, cluster: Cluster
+) -> list[Mapping[str, Any]]:
+    """The identities that this collection created for this cluster, by any name, that of the default path first."""
+    owned = [each for each in identities if cluster.owns(each)]
+    return sorted(owned, key=lambda each: each["id"].lower() != default_path.lower())
+
+
 def issuer_problem(cluster: Cluster) -> str:
     if cluster.issuer.startswith("https://"):
         return ""
@@ -171,7 +179,7 @@ def plan_roles(
     return changes
 
 
-def plan_removal(path: str, existing: Existing, cluster: Cluster) -> list[Change]:
+def plan_removal(existing: Existing, cluster: Cluster) -> list[Change]:
     """The assignments would be left over without the identity; its federated credentials are removed with it."""
     if existing.identity is None or not cluster.owns(existing.identity):
         return []
@@ -181,7 +189,7 @@ def plan_removal(path: str, existing: Existing, cluster: Cluster) -> list[Change
             for each in existing.assignments
             if each["properties"]["principalId"] == existing.principal_id
         ),
-        Change("delete identity", path, IDENTITY_API_VERSION),
+        Change(f"delete identity {existing.identity['name']}", existing.identity["id"], IDENTITY_API_VERSION),
     ]
 
 

@@ -16,6 +16,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     credential_problems,
     identity_path,
     issuer_problem,
+    own_identities,
     owner_problem,
     plan_identity,
     plan_removal,
@@ -32,7 +33,7 @@ TRUST = {
     "audiences": ["openshift"],
 }
 TAGS = {"osc.peerpods.managed": "true", "osc.peerpods.cluster.uuid": "demo-7x2kq"}
-IDENTITY = {"name": "i", "tags": {**TAGS, "team": "a"}, "properties": {"principalId": "p", "clientId": "c"}}
+IDENTITY = {"id": PATH, "name": "i", "tags": {**TAGS, "team": "a"}, "properties": {"principalId": "p", "clientId": "c"}}
 
 
 def assignment(role: str, scope: str = SCOPE, name: str = "") -> dict:
@@ -94,7 +95,7 @@ def test_the_roles_for_an_image_are_unassigned_if_this_collection_assigned_them(
 
 
 def test_an_identity_is_removed_with_its_assignments():
-    planned = [change.path for change in plan_removal(PATH, COMPLETE, CLUSTER)]
+    planned = [change.path for change in plan_removal(COMPLETE, CLUSTER)]
     assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
 
 
@@ -103,7 +104,16 @@ OF_ANOTHER = replace(COMPLETE, identity={**IDENTITY, "tags": {"team": "a"}})
 
 @pytest.mark.parametrize("existing", [Existing(), OF_ANOTHER])
 def test_an_identity_of_another_owner_is_not_removed(existing: Existing):
-    assert plan_removal(PATH, existing, CLUSTER) == []
+    assert plan_removal(existing, CLUSTER) == []
+
+
+def test_the_identities_of_the_cluster_are_found_by_their_tags():
+    """That with the default name comes first, whatever the spelling of its ID."""
+    other = {"id": PATH.replace("demo-7x2kq-peer-pods", "a"), "name": "a", "tags": TAGS, "properties": {}}
+    of_another = {**other, "tags": {**TAGS, "osc.peerpods.cluster.uuid": "demo-another"}}
+    default = {**IDENTITY, "id": PATH.lower()}
+    listed = [other, of_another, {**other, "tags": None}, default]
+    assert own_identities(listed, PATH, CLUSTER) == [default, other]
 
 
 def test_an_identity_of_another_owner_is_not_changed():
