@@ -6,7 +6,7 @@ import pytest
 
 from tests.cluster import aws, openshift
 from tests.integration.apiserver import requests_of
-from tests.integration.site import served_groups
+from tests.integration.site import served_groups, user_of
 
 
 def test_the_facts_of_the_roles_take_five_requests(cluster, cloud_side, run_module):
@@ -285,6 +285,13 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
     assert "redhat-operators" in details["disabled_catalogs"]
     assert any(pool["paused"] and "is paused" in pool["problem"] for pool in details["machine_configs"]["pools"])
     assert "hush" not in json.dumps(result)
+
+
+def test_the_permissions_for_a_site_are_enough_to_read_the_details(cluster, run_module):
+    kubeconfig = str(user_of(cluster, "site"))
+    result = run_module("cluster_info", {"kubeconfig": kubeconfig, "details": True, "permissions_for": "site"})
+    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "site")
+    assert (result["missing_permissions"], result["details"]["unread"]) == ([], {})
 
 
 def test_details_of_a_user_with_few_permissions(cluster, run_module):
