@@ -15,18 +15,25 @@ description:
   - >-
     Every peer pod is a VM with an IP address of its own. The available IP addresses of the subnet therefore limit how
     many more peer pods can run.
-  - Takes one request, for the usage of the subnet's virtual network.
+  - Takes one request, for the usage of the subnet's virtual network, and one more with O(network_security_group).
 options:
   subnet:
     description:
       - The ARM id of the subnet.
     type: str
     required: true
+  network_security_group:
+    description:
+      - The ARM ID of the network security group of the VMs, which must exist.
+    type: str
+    default: ""
 extends_documentation_fragment:
   - osc.peerpods.azure
   - osc.peerpods.info_module
 notes:
-  - Needs C(Microsoft.Network/virtualNetworks/usages/read), as in the role Reader.
+  - >-
+    Needs C(Microsoft.Network/virtualNetworks/usages/read), and with O(network_security_group)
+    C(Microsoft.Network/networkSecurityGroups/read), as in the role Reader.
 seealso:
   - module: osc.peerpods.azure_vcpu_quota_info
   - name: Virtual Networks - List Usage
@@ -75,6 +82,12 @@ subnet:
       description: The reason why the number is unknown, as a sentence; null if it is known.
       type: str
       sample: null
+problems:
+  description: Why VMs cannot be created in the subnet, as sentences; it or the network security group does not exist.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
 
 import re
@@ -85,13 +98,29 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import 
     ArmError,
     arm_module,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_usage
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_problems, subnet_usage
 
 SUBNET = re.compile("(/subscriptions/.+/virtualNetworks/[^/]+)/subnets/[^/]+", re.IGNORECASE)
+GROUP = re.compile("/subscriptions/.+/networkSecurityGroups/[^/]+", re.IGNORECASE)
+
+
+def usages_of(arm: Arm, network_id: str) -> list[dict] | None:
+    """The usages of the virtual network; None if it does not exist."""
+    try:
+        return list(arm.list(f"{network_id}/usages", NETWORK_API_VERSION))
+    except ArmError as error:
+        if error.status != 404:
+            raise
+        return None
 
 
 def main() -> None:
-    module = arm_module({"subnet": {"type": "str", "required": True}})
+    module = arm_module(
+        {
+            "subnet": {"type": "str", "required": True},
+            "network_security_group": {"type": "str", "default": ""},
+        }
+    )
     subnet_id = module.params["subnet"].rstrip("/")
     match = SUBNET.fullmatch(subnet_id)
     if match is None:
@@ -100,13 +129,22 @@ def main() -> None:
             "virtualNetworks/.../subnets/..., as `az network vnet subnet show --query id` prints it."
         )
         return
+    group_id = module.params["network_security_group"].rstrip("/")
+    if group_id and GROUP.fullmatch(group_id) is None:
+        module.fail_json(
+            msg=f"{group_id!r} is not the ARM id of a network security group: it must be /subscriptions/.../"
+            "networkSecurityGroups/..., as `az network nsg show --query id` prints it."
+        )
+        return
     try:
-        usages = list(Arm(module).list(f"{match[1]}/usages", NETWORK_API_VERSION))
+        arm = Arm(module)
+        usages = usages_of(arm, match[1])
+        group = arm.get(group_id, NETWORK_API_VERSION) if group_id else None
     except ArmError as error:
-        if error.status != 404:
-            module.fail_json(msg=str(error))
-        usages = None
-    module.exit_json(changed=False, subnet=subnet_usage(subnet_id, usages))
+        module.fail_json(msg=str(error))
+        return
+    problems = list(subnet_problems(subnet_id, usages, group_id, group))
+    module.exit_json(changed=False, subnet=subnet_usage(subnet_id, usages), problems=problems)
 
 
 if __name__ == "__main__":

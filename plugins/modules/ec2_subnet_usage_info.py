@@ -38,10 +38,22 @@ options:
     type: list
     elements: str
     default: []
+  vpc:
+    description:
+      - The VPC that the subnet must be in.
+    type: str
+    default: ""
+  security_groups:
+    description:
+      - The security groups of the VMs, which must exist in the VPC of the subnet.
+    type: list
+    elements: str
+    default: []
 notes:
   - >-
-    The credentials need C(ec2:DescribeSubnets), with O(instance_types) C(ec2:DescribeInstanceTypeOfferings), and
-    without O(subnet) C(ec2:DescribeInstances). The module sends one request for each.
+    The credentials need C(ec2:DescribeSubnets), with O(instance_types) C(ec2:DescribeInstanceTypeOfferings), with
+    O(security_groups) C(ec2:DescribeSecurityGroups), and without O(subnet) C(ec2:DescribeInstances). The module sends
+    one request for each.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -103,36 +115,56 @@ instance_types:
       description: Whether the zone of the subnet offers it.
       type: bool
       sample: true
+problems:
+  description: >-
+    Why instances cannot be started in the subnet with these security groups, as sentences: one of them does not exist
+    or is in another VPC.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     SecurityGroupError,
     instance_ids,
+    network_problems,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 
-def run(ec2: Ec2, subnet_id: str | None, workers: list[str], instance_types: list[str]) -> dict:
+def run(ec2: Ec2, params: Mapping[str, Any]) -> dict:
+    subnet_id = params["subnet"]
     result: dict = {"id": subnet_id, "availability_zone": None, "free": None, "reason": None}
     if subnet_id is None:
-        ids = instance_ids(workers)
+        ids = instance_ids(params["instance_ids"])
         # A terminated instance has no subnet.
         subnets = filter(None, (instance.get("SubnetId") for instance in ec2.instances(ids)))
         result["id"] = min(subnets, default=None)
         if result["id"] is None:
             result["reason"] = f"EC2 has no running instance {join_names(ids)} in {ec2.region}."
-            return {"subnet": result, "instance_types": []}
+            return {"subnet": result, "instance_types": [], "problems": []}
     subnet = ec2.subnet(result["id"])
     if subnet is None:
         result["reason"] = f"EC2 has no subnet {result['id']} in {ec2.region}."
-        return {"subnet": result, "instance_types": []}
-    zone, names = subnet["AvailabilityZone"], list(dict.fromkeys(instance_types))
+    groups = ec2.existing_groups(params["security_groups"])
+    problems = [
+        *([result["reason"]] if subnet is None else []),
+        *network_problems(subnet, params["vpc"], params["security_groups"], groups, ec2.region),
+    ]
+    if subnet is None:
+        return {"subnet": result, "instance_types": [], "problems": problems}
+    zone, names = subnet["AvailabilityZone"], list(dict.fromkeys(params["instance_types"]))
     offered = ec2.offered_in(zone, names) if names else set()
     return {
         "subnet": {**result, "availability_zone": zone, "free": subnet["AvailableIpAddressCount"]},
         "instance_types": [{"name": name, "offered": name in offered} for name in names],
+        "problems": problems,
     }
 
 
@@ -142,13 +174,14 @@ def main() -> None:
             "subnet": {"type": "str"},
             "instance_ids": {"type": "list", "elements": "str"},
             "instance_types": {"type": "list", "elements": "str", "default": []},
+            "vpc": {"type": "str", "default": ""},
+            "security_groups": {"type": "list", "elements": "str", "default": []},
         },
         required_one_of=[("subnet", "instance_ids")],
         supports_check_mode=True,
     )
-    params = module.params
     try:
-        result = run(Ec2(module), params["subnet"], params["instance_ids"] or [], params["instance_types"])
+        result = run(Ec2(module), module.params)
     except (Ec2Error, SecurityGroupError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

@@ -250,15 +250,22 @@ def test_a_quota_that_service_quotas_does_not_list(aws: Aws, quota):
 
 
 def test_aws_counts_a_subnets_addresses(aws: Aws, run_module):
-    def usage(subnet: str) -> dict:
-        args = {"region": REGION, "subnet": subnet}
+    def usage(subnet: str, **network: object) -> dict:
+        args = {"region": REGION, "subnet": subnet, **network}
         return run_module("ec2_subnet_usage_info", args, env=aws.environment)
 
     aws.launch("t3.medium", 3)
     usages = usage(aws.subnet_id)
+    assert usages["problems"] == []
     assert usages["subnet"] == {"id": aws.subnet_id, "availability_zone": ZONE, "free": 56, "reason": None}
     assert aws.proxy.take_calls() == ["DescribeSubnets"]
-    assert usage("subnet-0123456789abcdef0")["subnet"] == {
+    missing = usage("subnet-0123456789abcdef0", security_groups=["sg-0123456789abcdef0"])
+    assert missing["problems"] == [
+        f"EC2 has no subnet subnet-0123456789abcdef0 in {REGION}.",
+        f"EC2 has no security group sg-0123456789abcdef0 in {REGION}.",
+    ]
+    assert usage(aws.subnet_id, vpc="vpc-1")["problems"][0].endswith(", not in vpc-1.")
+    assert missing["subnet"] == {
         "id": "subnet-0123456789abcdef0",
         "availability_zone": None,
         "free": None,
@@ -353,9 +360,9 @@ def azure(arm: AzureArm) -> Iterator[Azure]:
 
 @pytest.fixture
 def usage(azure: Azure, run_module: Callable[..., dict]) -> Callable[[str], dict]:
-    def run(subnet: str) -> dict:
-        environment = azure.arm.environment
-        return run_module("azure_subnet_usage_info", {"subnet": subnet}, env=environment)
+    def run(subnet: str, network_security_group: str = "") -> dict:
+        arguments = {"subnet": subnet, "network_security_group": network_security_group}
+        return run_module("azure_subnet_usage_info", arguments, env=azure.arm.environment)
 
     return run
 
@@ -410,6 +417,10 @@ def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
     )
     missing = f"{azure.vnet_id}-2/subnets/vms"
     assert usage(missing)["subnet"]["reason"] == f"Azure has no subnet {missing}."
+    group = f"{azure.group_id}/providers/Microsoft.Network/networkSecurityGroups/missing"
+    assert usage(azure.subnet_id, group)["problems"] == [f"Azure has no network security group {group}."]
+    assert usage(missing)["problems"] == [f"Azure has no subnet {missing}."]
+    assert "'missing' is not the ARM id of a network security group" in usage(azure.subnet_id, "missing")["msg"]
     assert usage("vms")["msg"].startswith("'vms' is not the ARM id of a subnet: it must be")
     azure.arm.faults.append(Fault("GET", "usages", authorization_failed))
     refused = usage(azure.subnet_id)

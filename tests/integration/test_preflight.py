@@ -258,9 +258,11 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
     ids = [worker.provider_id.rpartition("/")[2] for worker in on_aws.cloud.workers if worker.zone == zone]
     (reservation,) = moto.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
     subnet = reservation["Instances"][0]["SubnetId"]
+    missing = "sg-0123456789abcdef0"
     options = {
         "operator_install_aws_subnet_id": subnet,
         "operator_install_podvm_instance_type": "a1.medium",
+        "operator_install_aws_security_group_ids": [missing],
         # What roles would otherwise report after others have changed something.
         "webhook_manager": "collection",
         "webhook_image": "registry.example.com/webhook:1",
@@ -274,6 +276,7 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
         message = failure_message(site.run("-e", json.dumps(options)))
     for words in (
         f"{zone}, the zone of {subnet}, does not offer a1.medium. Set operator_install_podvm_instance",
+        f"EC2 has no security group {missing} in {aws.REGION}.",
         "webhook_port and webhook_health_port are both 9443",
         "webhook_cert_manager_issuer does not name an issuer",
         "the cluster does not serve cert-manager.io",

@@ -268,14 +268,16 @@ class Ec2(AwsConnection):
             answer = client.get_service_quota(ServiceCode="ec2", QuotaCode=quota_code, aws_retry=True)
             return int(answer["Quota"]["Value"])
 
+    def existing_groups(self, group_ids: Sequence[str]) -> dict[str, dict]:
+        """The existing groups from DescribeSecurityGroups, by their IDs."""
+        groups = self._described("DescribeSecurityGroups", "SecurityGroups", "group-id", group_ids)
+        return {group["GroupId"]: group for group in groups}
+
     def groups(self, group_ids: Sequence[str]) -> list[Group]:
         """The groups, in the order of `group_ids`; waits a moment for a group that is new."""
         waits = iter(_WAITS_FOR_A_GROUP)
         while True:
-            by_id = {
-                group["GroupId"]: group
-                for group in self._described("DescribeSecurityGroups", "SecurityGroups", "group-id", group_ids)
-            }
+            by_id = self.existing_groups(group_ids)
             missing = [group_id for group_id in group_ids if group_id not in by_id]
             if not missing:
                 break

@@ -11,7 +11,7 @@ one of the receiver's groups an ingress rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, collapse_addresses, ip_network
 
@@ -335,6 +335,24 @@ def other_members(group_ids: Iterable[str], interfaces: Iterable[Mapping], worke
             if group["GroupId"] in counts:
                 counts[group["GroupId"]] += 1
     return counts
+
+
+def network_problems(
+    subnet: Mapping | None, vpc: str, named: Sequence[str], existing: Mapping[str, Mapping], region: str
+) -> Iterator[str]:
+    """Why no instance can be started in the subnet, of DescribeSubnets, with the security groups that are `named`.
+
+    `existing` has those of DescribeSecurityGroups by their IDs. All must be in one VPC.
+    """
+    if missing := [group_id for group_id in named if group_id not in existing]:
+        yield f"EC2 has no security group {join_names(missing)} in {region}."
+    if subnet is None:
+        return
+    if vpc and subnet["VpcId"] != vpc:
+        yield f"{subnet['SubnetId']} is in {subnet['VpcId']}, not in {vpc}."
+    for group_id, group in existing.items():
+        if group["VpcId"] != subnet["VpcId"]:
+            yield f"{group_id} is in {group['VpcId']}, not in {subnet['VpcId']}, the VPC of {subnet['SubnetId']}."
 
 
 def ip_permission(rule: Rule) -> dict:

@@ -9,7 +9,7 @@ Networks - List Usage).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # The name of the usage that counts all vCPUs of the region.
 REGIONAL = "cores"
@@ -62,13 +62,27 @@ def _of_size(size: str, sku: Mapping | None, usages: Mapping[str, Mapping], loca
     return result
 
 
+def subnet_problems(
+    subnet_id: str, usages: Iterable[Mapping] | None, group_id: str, group: Mapping | None
+) -> Iterator[str]:
+    """Why VMs cannot be created in the subnet with the network security group, which is optional."""
+    if _usage_of(subnet_id, usages) is None:
+        yield f"Azure has no subnet {subnet_id}."
+    if group_id and group is None:
+        yield f"Azure has no network security group {group_id}."
+
+
+def _usage_of(subnet_id: str, usages: Iterable[Mapping] | None) -> Mapping | None:
+    return next((usage for usage in usages or () if usage["id"].lower() == subnet_id.lower()), None)
+
+
 def subnet_usage(subnet_id: str, usages: Iterable[Mapping] | None) -> dict:
     """The value `subnet` of azure_subnet_usage_info.
 
     `usages` is ARM's list for the virtual network of the subnet, None if this network does not exist.
     """
     result: dict[str, object] = {"id": subnet_id, "limit": None, "used": None, "free": None, "reason": None}
-    usage = next((u for u in usages or () if u["id"].lower() == subnet_id.lower()), None)
+    usage = _usage_of(subnet_id, usages)
     if usage is None:
         result["reason"] = f"Azure has no subnet {subnet_id}."
     # The limit is -1 if Azure does not count the addresses of a subnet, such as that of a gateway.

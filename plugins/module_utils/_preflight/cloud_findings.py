@@ -270,7 +270,8 @@ def _aws_types(cluster: Mapping, sizes: Mapping | None, subnet: Mapping | None) 
     reasons = [*unknown.values()]
     if missing:
         reasons.append(f"{zone}, the zone of {where['id']}, does not offer {join_names(missing)}.")
-    elif subnet and not (zone or unknown):
+    # That the subnet does not exist is a finding of its own.
+    elif subnet and not (zone or unknown or subnet.get("problems")):
         return [finding("vm-sizes", "unknown", subnet.get("msg") or where["reason"])]
     command = f"aws ec2 describe-instance-type-offerings --region {region}"
     in_one_zone = f" --location-type availability-zone --filters Name=location,Values={zone}" if zone else ""

@@ -45,6 +45,7 @@ TITLES = {
     "ports": "Ports between the workers",
     "port-permissions": "Permission to open the ports",
     "network-acls": "Network ACLs",
+    "vm-network": "Network of the VMs",
     "egress": "Outbound access of the VMs",
     "vm-zone": "Zone of the VMs",
     "vm-sizes": "VM sizes",

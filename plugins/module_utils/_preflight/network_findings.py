@@ -14,31 +14,49 @@ WHY_EGRESS = "The VM of a peer pod pulls its images itself, so its subnet needs 
 # The endpoints that a VM pulls images of Amazon ECR through; the layers are in S3.
 ECR = ("ecr.api", "ecr.dkr", "s3")
 
+NETWORK_OPTIONS = {
+    "AWS": ("operator_install_aws_subnet_id", "operator_install_aws_security_group_ids", "operator_install_aws_vpc_id"),
+    "Azure": ("operator_install_azure_subnet_id", "operator_install_azure_nsg_id"),
+}
+
 
 def network_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
-    """The findings of the readings `network`, the result of ec2_subnet_network_info or azure_subnet_network_info, and
-    `nat_gateway`, that of a dry run of azure_nat_gateway."""
+    """The findings of the readings `subnet`, the result of ec2_subnet_usage_info or azure_subnet_usage_info, `network`,
+    that of ec2_subnet_network_info or azure_subnet_network_info, and `nat_gateway`, that of a dry run of
+    azure_nat_gateway."""
+    yield from _existing(cluster["platform"], settings, readings.get("subnet") or {})
     network = readings.get("network")
     if not network or network.get("skipped"):
         return
     if cluster["platform"] == "AWS":
-        yield from _aws(cluster, settings, network)
+        yield from _aws(settings, network)
     elif cluster["platform"] == "Azure":
-        yield _azure_egress(settings, network, readings.get("nat_gateway") or {})
+        yield from _azure_egress(settings, network, readings.get("nat_gateway") or {})
 
 
-def _aws(cluster: Mapping, settings: Mapping, network: Mapping) -> Iterator[dict]:
+def _existing(platform: str, settings: Mapping, answer: Mapping) -> Iterator[dict]:
+    """Whether what the VMs are created in exists. Other findings report that it could not be read."""
+    if platform not in NETWORK_OPTIONS or "problems" not in answer or answer["subnet"]["id"] is None:
+        return
+    if not answer["problems"]:
+        name = answer["subnet"]["id"].rpartition("/")[2]
+        yield finding("vm-network", "ok", f"The subnet {name} exists, and so do the security groups that are set.")
+        return
+    yield finding(
+        "vm-network",
+        "error",
+        " ".join(answer["problems"]),
+        "Every peer pod is a VM in this subnet, with these security groups.",
+        f"Set {join_names(NETWORK_OPTIONS[platform])} to those of the cluster's network. Without them, a new "
+        "installation takes those of the workers; what peer-pods-cm has stays.",
+    )
+
+
+def _aws(settings: Mapping, network: Mapping) -> Iterator[dict]:
     if "subnets" not in network:
         yield finding("egress", "unknown", network["msg"], WHY_EGRESS)
         return
     if settings["vm_subnet"] in network["missing"]:
-        yield finding(
-            "egress",
-            "error",
-            f"EC2 has no subnet {settings['vm_subnet']} in {cluster['region']}.",
-            "Every peer pod is a VM in this subnet.",
-            "Set operator_install_aws_subnet_id to a subnet of the cluster's VPC.",
-        )
         return
     yield _network_acls(network)
     yield _aws_egress(settings, network)
@@ -128,17 +146,14 @@ def _vm_zone(settings: Mapping, network: Mapping) -> Iterator[dict]:
     )
 
 
-def _azure_egress(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> dict:
+def _azure_egress(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> Iterator[dict]:
     if "way_out" not in network:
-        return finding("egress", "unknown", network["msg"], WHY_EGRESS)
-    if network["subnet"] is None:
-        return finding(
-            "egress",
-            "error",
-            f"Azure has no subnet {settings['vm_subnet']}.",
-            "Every peer pod is a VM in this subnet.",
-            "Set operator_install_azure_subnet_id to a subnet of the cluster's virtual network.",
-        )
+        yield finding("egress", "unknown", network["msg"], WHY_EGRESS)
+    elif network["subnet"] is not None:
+        yield _azure_egress_of_subnet(settings, network, nat_gateway)
+
+
+def _azure_egress_of_subnet(settings: Mapping, network: Mapping, nat_gateway: Mapping) -> dict:
     found, problems = _azure_way_out(network), []
     if "msg" in nat_gateway and "changes" not in nat_gateway:
         return finding(

@@ -22,6 +22,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups 
     facts_needed,
     instance_ids,
     ip_permission,
+    network_problems,
     other_members,
     plan_rules,
     ranks_of,
@@ -557,3 +558,22 @@ def test_flows_are_deduplicated_and_in_order():
 def test_a_port_outside_the_range_is_rejected(port):
     with pytest.raises(SecurityGroupError, match=f"{port} is not a port"):
         wanted_flows([{"port": port, "protocols": ["tcp"], "to": ["vms"]}])
+
+
+SUBNET = {"SubnetId": "subnet-1", "VpcId": "vpc-1"}
+
+
+@pytest.mark.parametrize(
+    ("subnet", "vpc", "existing", "problems"),
+    [
+        (SUBNET, "", {NODE: "vpc-1", LB: "vpc-1"}, []),
+        (SUBNET, "vpc-1", {NODE: "vpc-1", LB: "vpc-1"}, []),
+        (None, "vpc-1", {NODE: "vpc-1", LB: "vpc-2"}, []),
+        (SUBNET, "vpc-2", {NODE: "vpc-1", LB: "vpc-1"}, ["subnet-1 is in vpc-1, not in vpc-2."]),
+        (None, "", {NODE: "vpc-1"}, [f"EC2 has no security group {LB} in eu-central-1."]),
+        (SUBNET, "", {NODE: "vpc-1", LB: "vpc-2"}, [f"{LB} is in vpc-2, not in vpc-1, the VPC of subnet-1."]),
+    ],
+)
+def test_why_no_instance_can_be_started(subnet: dict | None, vpc: str, existing: dict, problems: list[str]):
+    groups = {group_id: {"VpcId": of} for group_id, of in existing.items()}
+    assert list(network_problems(subnet, vpc, [NODE, LB], groups, "eu-central-1")) == problems

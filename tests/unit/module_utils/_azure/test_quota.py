@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import subnet_usage, vcpu_quota
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.quota import (
+    subnet_problems,
+    subnet_usage,
+    vcpu_quota,
+)
 
 
 def sku(name="Standard_B2als_v2", family="standardBalsv2Family", vcpus="2", **fields) -> dict:
@@ -112,6 +116,19 @@ def test_the_used_addresses_of_a_subnet(usage, expected):
     used_addresses = subnet_usage(SUBNET.upper(), [{"id": SUBNET, **usage}])
     known = expected["reason"] is None
     assert used_addresses == {"id": SUBNET if known else SUBNET.upper(), **expected}
+
+
+@pytest.mark.parametrize(
+    ("usages", "group_id", "group", "problems"),
+    [
+        ([{"id": SUBNET.upper()}], "", None, []),
+        ([{"id": SUBNET}], "/nsg", {"id": "/nsg"}, []),
+        ([{"id": f"{SUBNET}b"}], "", None, [f"Azure has no subnet {SUBNET}."]),
+        (None, "/nsg", None, [f"Azure has no subnet {SUBNET}.", "Azure has no network security group /nsg."]),
+    ],
+)
+def test_what_does_not_exist(usages: list[dict] | None, group_id: str, group: dict | None, problems: list[str]):
+    assert list(subnet_problems(SUBNET, usages, group_id, group)) == problems
 
 
 def test_a_missing_network_is_reported():

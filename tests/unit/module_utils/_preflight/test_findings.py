@@ -167,6 +167,7 @@ AWS = {
     "subnet": {
         "subnet": {"id": "subnet-1", "availability_zone": "eu-central-1a", "free": 200, "reason": None},
         "instance_types": [{"name": "t3.medium", "offered": True}],
+        "problems": [],
     },
     # test_network_findings.py has the findings about it.
     "network": {
@@ -226,7 +227,10 @@ AZURE = {
             }
         ]
     },
-    "subnet": {"subnet": {"id": "/a/subnets/demo-worker-subnet", "free": 251, "reason": None}},
+    "subnet": {
+        "subnet": {"id": "/a/subnets/demo-worker-subnet", "free": 251, "reason": None},
+        "problems": [],
+    },
     "network": {
         "subnet": "/a/subnets/demo-worker-subnet",
         "way_out": "nat_gateway",
@@ -717,7 +721,12 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("vm-sizes", [*SITE, NOT_OFFERED], "error", "does not offer t3.medium. Set operator_install_podvm_instance"),
         ("vm-sizes", [*SITE, ("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
         ("vm-sizes", [("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
-        ("vm-sizes", [("subnet", {"subnet": NO_SUBNET, "instance_types": []})], "unknown", "No x."),
+        (
+            "vm-network",
+            [*SITE, ("subnet", {"subnet": NO_SUBNET, "instance_types": [], "problems": ["No x.", "No y."]})],
+            "error",
+            "No x. No y. Set operator_install_aws_subnet_id, operator_install_aws_security_group_ids, oper",
+        ),
         ("vm-sizes", [("subnet", SKIPPED)], "ok", "eu-central-1 offers t3.medium."),
         (
             "quota",
@@ -786,7 +795,7 @@ PINNED = ("settings", "starting_csv", "sandboxed-containers-operator.v1.4.1")
         ("subnet-addresses", [("subnet", {"msg": "EC2 refused."})], "unknown", "EC2 refused."),
         (
             "subnet-addresses",
-            [("subnet", {"subnet": NO_SUBNET, "instance_types": []})],
+            [("subnet", {"subnet": NO_SUBNET, "instance_types": [], "problems": ["No x."]})],
             "unknown",
             "No x.",
         ),

@@ -61,9 +61,33 @@ def test_a_network_that_cannot_be_read():
 
 
 def test_a_subnet_that_does_not_exist():
-    findings = found({**AWS, "subnets": [], "missing": ["subnet-a"]})
-    assert [(check, finding["status"]) for check, finding in findings.items()] == [("egress", "error")]
-    assert findings["egress"]["found"] == "EC2 has no subnet subnet-a in eu-central-1."
+    """Another finding reports it."""
+    assert found({**AWS, "subnets": [], "missing": ["subnet-a"]}) == {}
+    readings = {"network": {**AZURE, "subnet": None, "way_out": None}}
+    assert [*network_findings({"platform": "Azure", "region": "westeurope"}, SETTINGS, readings)] == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "subnet", "statuses"),
+    [
+        ("AWS", {"subnet": {"id": "subnet-a"}, "problems": []}, ["ok"]),
+        ("AWS", {"subnet": {"id": "subnet-a"}, "problems": ["EC2 has no subnet subnet-a."]}, ["error"]),
+        ("Azure", {"subnet": {"id": "/s/subnets/a"}, "problems": ["Azure has no subnet /s/subnets/a."]}, ["error"]),
+        # Other findings report these.
+        ("AWS", {"subnet": {"id": None}, "problems": []}, []),
+        ("AWS", {"msg": "EC2 refused."}, []),
+        ("AWS", {"skipped": True}, []),
+        ("None", {"subnet": {"id": "subnet-a"}, "problems": []}, []),
+    ],
+)
+def test_what_the_vms_are_created_in(platform: str, subnet: dict, statuses: list[str]):
+    findings = list(network_findings({**CLUSTER, "platform": platform}, SETTINGS, {"subnet": subnet}))
+    assert [(finding["check"], finding["status"]) for finding in findings] == [
+        ("vm-network", each) for each in statuses
+    ]
+    if statuses == ["error"]:
+        assert findings[0]["found"] == subnet["problems"][0]
+        assert platform.lower() in findings[0]["fix"]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +282,6 @@ def test_a_nat_gateway_that_is_requested():
 
 
 def test_a_subnet_on_azure_that_cannot_be_read():
-    assert azure_egress({"subnet": None, "way_out": None})["found"] == "Azure has no subnet /s/subnets/workers."
     readings = {"network": {"failed": True, "msg": "Azure rejected GET."}}
     (finding,) = network_findings({"platform": "Azure"}, SETTINGS, readings)
     assert (finding["status"], finding["found"]) == ("unknown", "Azure rejected GET.")
