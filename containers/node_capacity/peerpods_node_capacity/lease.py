@@ -29,6 +29,9 @@ from .mirror import LONGEST_PAUSE_WITHOUT_ANSWER, Mirror, backoff
 # the second one, before another replica may acquire the Lease.
 RENEW_AFTER, GIVE_UP_AFTER = 1 / 3, 2 / 3
 
+# A teardown removes the Lease by these labels. One that another owner created does not get them.
+LABELS = {"app.kubernetes.io/name": "peerpods-node-capacity", "app.kubernetes.io/part-of": "osc.peerpods"}
+
 log = logging.getLogger(__name__)
 
 
@@ -197,7 +200,7 @@ class Lease:
             {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
-                "metadata": {"name": self._name},
+                "metadata": {"name": self._name, "labels": LABELS},
                 "spec": {**self._holder(acquired=True), "leaseTransitions": 0},
             },
             _RawLease,

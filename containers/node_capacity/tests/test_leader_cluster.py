@@ -105,6 +105,9 @@ def test_a_deleted_lease_is_created_again(workspace, cluster):
         f"lease.coordination.k8s.io/{LEASE}\n",
     )
     assert workspace.lease()["holderIdentity"] == holder
+    # A teardown removes only a Lease with the labels of the agent.
+    labels = "app.kubernetes.io/part-of=osc.peerpods,app.kubernetes.io/name=peerpods-node-capacity"
+    assert cluster.kubectl("get", "lease", "-n", workspace.id, "-o", "name", "-l", labels)
     workspace.config("c", "4")
     until(lambda: workspace.slots(node), ("4", "4"))
     assert agent.leads()

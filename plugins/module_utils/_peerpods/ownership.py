@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
-    AGENT,
     OPERATORS_CONFIG,
     PACKAGE,
     PART_OF,
@@ -201,12 +200,7 @@ def _name_in_collection(metadata: dict) -> str | None:
     # cert-manager keeps the Secret of a Certificate that is deleted.
     if annotations.get(CERTIFICATE) == WEBHOOK:
         return WEBHOOK
-    # The agent creates its Lease.
-    return AGENT if _managers(metadata) == {AGENT} else None
-
-
-def _managers(metadata: dict) -> set[str]:
-    return {entry["manager"] for entry in metadata.get("managedFields") or ()}
+    return None
 
 
 def _is_write_of_operator(write: dict) -> bool:

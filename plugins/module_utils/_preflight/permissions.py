@@ -131,7 +131,7 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
     "node_capacity": {
         **_CONTAINER,
         ("", "nodes/status"): ("patch",),
-        ("coordination.k8s.io", "leases"): ("get", "delete"),
+        ("coordination.k8s.io", "leases"): _REMOVE,
         ("rbac.authorization.k8s.io", "clusterroles"): _REMOVE,
         ("rbac.authorization.k8s.io", "clusterrolebindings"): _REMOVE,
     },

@@ -216,21 +216,15 @@ def test_parts_that_share_a_namespace(
     assert (plan.own, plan.in_use, plan.others) == (own, in_use, [])
 
 
-@pytest.mark.parametrize(
-    ("entry", "name"),
-    [
-        (an("Lease", "any", **written_by("peerpods-node-capacity")), "peerpods-node-capacity"),
-        (an("Secret", "any", annotations={"cert-manager.io/certificate-name": "peerpods-webhook"}), "peerpods-webhook"),
-    ],
-)
-def test_objects_that_a_controller_creates_for_a_container(entry: dict, name: str):
-    assert planned(entry, removed_names=[name]).own == [f"{entry['kind']}/any"]
-    assert planned(entry, removed_names=["another"]).in_use == [f"{entry['kind']}/any"]
+def test_a_secret_that_cert_manager_keeps_is_that_of_the_webhook():
+    entry = an("Secret", "any", annotations={"cert-manager.io/certificate-name": "peerpods-webhook"})
+    assert planned(entry, removed_names=["peerpods-webhook"]).own == ["Secret/any"]
+    assert planned(entry, removed_names=["another"]).in_use == ["Secret/any"]
 
 
-def test_an_object_that_a_user_has_written_is_not_the_agents():
-    lease = an("Lease", "any", **written_by("peerpods-node-capacity", "kubectl"))
-    assert planned(lease).others == ["Lease/any"]
+def test_a_lease_that_the_agent_has_not_created_is_that_of_another_owner():
+    """The agent labels its own; it also writes to one that exists."""
+    assert planned(an("Lease", "any", **written_by("peerpods-node-capacity", "kubectl"))).others == ["Lease/any"]
 
 
 @pytest.mark.parametrize(
