@@ -41,7 +41,7 @@ options:
         C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).
       - >-
         C(image) has the C(cluster_id), the C(image_id), C(uri) and C(config) of the options, and the S3 C(bucket) that
-        the role creates, empty if none.
+        the role creates, empty if none. C(creates_identity) is whether it creates the identity of cloud-api-adaptor.
     type: dict
     required: true
 """
@@ -93,9 +93,14 @@ _value:
     image_settings:
       description: >-
         The ConfigMap with the settings of the image job, the keys that are written to it, and whether it gets the label
-        of this collection. Without keys, the operator creates it.
+        of this collection. Without keys, the operator creates it. C(bucket) is the S3 bucket that the job creates,
+        empty if it creates none.
       type: dict
-      sample: {name: aws-podvm-image-cm, data: {PODVM_IMAGE_URI: "oci::quay.io/example/podvm:1.0"}, is_own: true}
+      sample:
+        name: aws-podvm-image-cm
+        data: {PODVM_IMAGE_URI: "oci::quay.io/example/podvm:1.0"}
+        is_own: true
+        bucket: podvm-image-262093934.0.1
     secret:
       description: >-
         The keys of C(peer-pods-secret) that are written, null if one is removed. Empty if the Secret is kept, or if the

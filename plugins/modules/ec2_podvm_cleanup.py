@@ -14,7 +14,7 @@ short_description: Remove the AMIs of peer pods' VMs that the operator made for 
 description:
   - >-
     Deregisters the AMIs of this account that a job of the operator has created with the given name, and deletes their
-    snapshots. The name has the ID of the cluster. AMIs with another description than those of the job are not removed.
+    snapshots. The name has the ID of the cluster. AMIs that do not look like those of the job are not removed.
   - >-
     The operator itself deletes the AMI that C(peer-pods-cm) names when the KataConfig is deleted. An AMI is left if
     that failed, or if C(peer-pods-cm) named another image.
@@ -24,9 +24,16 @@ options:
       - The name of the AMIs, C(AMI_BASE_NAME) and C(AMI_VERSION) of C(aws-podvm-image-cm).
     type: str
     required: true
+  bucket:
+    description:
+      - >-
+        The S3 bucket that the jobs of the cluster use. The module returns whether it exists, and does not remove it: a
+        job leaves its bucket if it fails, but a user may have created the bucket as well.
+    type: str
 notes:
   - >-
     The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
+    With O(bucket), they need C(s3:ListBucket); without it, the bucket counts as missing.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -59,21 +66,38 @@ removed:
   type: list
   elements: str
   sample: [ami-0f3a5b1c2d4e6f708, snap-0123456789abcdef0]
+bucket:
+  description: O(bucket) if it exists, else null.
+  returned: success
+  type: str
+  sample: podvm-image-262093934.0.1
 """
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
+# The codes of HeadBucket, whose responses have no body, for a bucket that does not exist or that may not be read.
+UNREADABLE = ("404", "NoSuchBucket", "403")
+
+
+def existing_bucket(module: AnsibleAWSModule) -> str | None:
+    bucket = module.params["bucket"]
+    if bucket and Api(module, "s3", "S3").find("HeadBucket", *UNREADABLE, Bucket=bucket) is not None:
+        return bucket
+    return None
+
 
 def main() -> None:
     module = AnsibleAWSModule(
-        argument_spec={"name": {"type": "str", "required": True}},
+        argument_spec={"name": {"type": "str", "required": True}, "bucket": {"type": "str"}},
         supports_check_mode=True,
     )
     removed: list[str] = []
     try:
+        bucket = existing_bucket(module)
         ec2 = Ec2(module)
         for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
             if not module.check_mode:
@@ -86,7 +110,10 @@ def main() -> None:
     except Ec2Error as error:
         module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
     module.exit_json(
-        changed=bool(removed), removed=removed, diff={"prepared": "".join(f"delete {each}\n" for each in removed)}
+        changed=bool(removed),
+        removed=removed,
+        bucket=bucket,
+        diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
     )
 
 

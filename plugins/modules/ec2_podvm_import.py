@@ -104,6 +104,7 @@ changes:
     - put policy osc.peerpods-0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
 """
 
+import re
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
@@ -117,9 +118,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
+BUCKET_NAME = "[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+
 
 def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
     params = module.params
+    if not re.fullmatch(BUCKET_NAME, params["bucket"]):
+        raise Ec2Error(
+            f"bucket must be the name of an S3 bucket: 3 to 63 of a-z, 0-9, . and -; got '{params['bucket']}'."
+        )
     target = Target(params["cluster_id"], params["cluster_name"], params["bucket"], module.region, client.partition)
     bucket, role = client.bucket(target), client.role(target.policy)
     if params["state"] == "present":

@@ -134,7 +134,10 @@ pod_vm_image:
           O(osc.peerpods.operator_wait#module:image_requested_after). Empty if an image is set, without a KataConfig, or
           if the operator has not reported this within the lifetime of events.
       type: str
-  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, failed: ""}
+    is_created:
+      description: Whether no image is set, and a job that creates one exists.
+      type: bool
+  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, failed: "", is_created: false}
 teardown:
   description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
   returned: success
@@ -355,6 +358,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
+    has_image_job,
     read_image_failure_time,
     read_machine_configs,
     read_objects,
@@ -463,6 +467,7 @@ def main() -> None:
         image = pod_vm_image(settings)
         is_without_image = not image["id"] and any(kind == "KataConfig" for _version, kind, _entry in existing)
         failed = read_image_failure_time(cluster, namespace) if is_without_image else ""
+        is_created = is_without_image and has_image_job(cluster, namespace)
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
@@ -471,7 +476,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         objects=objects,
-        pod_vm_image={**image, "failed": failed},
+        pod_vm_image={**image, "failed": failed, "is_created": is_created},
         teardown={**plan_teardown(objects), "blockers": blockers},
         subscription=describe_subscription(subscription),
         install_plan=describe_plan(plan),

@@ -204,7 +204,7 @@ STATE = {
     "objects": [],
     "catalogs": [],
     "subscription": None,
-    "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": ""},
+    "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": "", "is_created": False},
 }
 PLANNED = "00000000-0000-0000-0000-000000000000"
 

@@ -128,13 +128,17 @@ def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run)
     (image,) = ec2.describe_images(ImageIds=[ours])["Images"]
     snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
 
-    def clean_up(*, check: bool = False) -> list[str]:
-        arguments = {"region": REGION, "name": name}
-        return run_module("ec2_podvm_cleanup", arguments, env=moto.environment, check=check)["removed"]
+    def clean_up(*, check: bool = False) -> tuple[list[str], str | None]:
+        arguments = {"region": REGION, "name": name, "bucket": name}
+        result = run_module("ec2_podvm_cleanup", arguments, env=moto.environment, check=check)
+        return result["removed"], result["bucket"]
 
-    assert clean_up(check=True) == [ours, snapshot]
-    assert clean_up() == [ours, snapshot]
-    assert clean_up() == []
+    s3 = moto.client("s3")
+    assert clean_up(check=True) == ([ours, snapshot], None)
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    assert clean_up() == ([ours, snapshot], name)
+    assert clean_up() == ([], name)
+    s3.delete_bucket(Bucket=name)
     assert [image["ImageId"] for image in ec2.describe_images(Owners=["self"])["Images"]] == [other]
     assert not ec2.describe_snapshots(Filters=[{"Name": "snapshot-id", "Values": [snapshot]}])["Snapshots"]
     ec2.deregister_image(ImageId=other)

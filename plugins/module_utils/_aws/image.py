@@ -106,4 +106,11 @@ MADE_BY_JOB = "Peer-pod image"
 
 
 def made_by_job(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [image for image in images if image.get("Description") == MADE_BY_JOB]
+    return [image for image in images if image.get("Description") == MADE_BY_JOB or _is_of_bootc(image)]
+
+
+def _is_of_bootc(image: Mapping[str, Any]) -> bool:
+    """Whether bootc-image-builder, which the job runs for a bootc image, has registered the AMI: without a description,
+    and with its name as a tag (Register in pkg/cloud/awscloud/awscloud.go of osbuild/images)."""
+    tags = {tag["Key"]: tag["Value"] for tag in image.get("Tags") or ()}
+    return not image.get("Description") and "Name" in tags and tags["Name"] == image.get("Name")

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import BUCKET_PREFIX
+
 # The audience of the tokens that the operator projects into cloud-api-adaptor and the jobs, and their service account
 # (config/peerpods/podvm/osc-podvm-create-job.yaml and docs/credentials-handling.md of SCO).
 AUDIENCE = "openshift"
@@ -48,7 +50,7 @@ _IMPORT_ACTIONS = ("ec2:DescribeImportSnapshotTasks", "ec2:ImportSnapshot", "ec2
 # The bucket that the job creates and removes again is named after AMI_BASE_NAME of aws-podvm-image-cm. The actions are
 # those of config/peerpods/credentials-requests/ccoctl/credentials_request_aws_sts.yaml of SCO, and iam:PassRole of
 # docs/credentials-handling.md.
-_BUCKET = "arn:{partition}:s3:::podvm-*"
+_BUCKET = f"arn:{{partition}}:s3:::{BUCKET_PREFIX}*"
 _IMPORT_ROLE = "arn:{partition}:iam::{account}:role/vmimport"
 _IMPORT_ROLE_ACTIONS = (
     "iam:CreateRole",

@@ -161,7 +161,7 @@ def read_image_job(cluster: Cluster, namespace: str, since: str, now: datetime) 
     image = check_job(settings, (), None, (), (), since, now)
     if image.image:
         return image
-    job = cluster.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{CREATION_JOB}")
+    job = cluster.get(_image_job(namespace))
     pods = _image_pods(cluster, namespace)
     events = [] if job else read_events(cluster, namespace, CREATION_JOB)
     secret = {} if job else _read_secret(cluster, namespace)
@@ -198,6 +198,15 @@ def _read_log(cluster: Cluster, namespace: str, pod: Mapping | None) -> tuple[st
         return name, cluster.log(namespace, name, failed_container(pod), LOG_LINES), ""
     except ClusterError as error:
         return name, None, str(error)
+
+
+def has_image_job(cluster: Cluster, namespace: str) -> bool:
+    """Whether a job exists that creates an image. After a failure, the operator deletes it."""
+    return cluster.get(_image_job(namespace)) is not None
+
+
+def _image_job(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs/{CREATION_JOB}"
 
 
 def read_image_failure_time(cluster: Cluster, namespace: str) -> str:

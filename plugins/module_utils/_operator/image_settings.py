@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
+    BUCKET_PREFIX,
     GIVEN,
     TOKEN,
     image_job_needs_bucket,
@@ -98,11 +99,13 @@ _INITIAL = {
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """The ConfigMap `name`, the keys to write to it, and why they cannot be used."""
+    """The ConfigMap `name`, the keys to write to it, why they cannot be used, and the S3 bucket that the job creates,
+    empty if it creates none."""
 
     name: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    bucket: str = ""
 
 
 def image_settings(
@@ -111,9 +114,9 @@ def image_settings(
     """The settings that the user gives.
 
     `options` has the `cluster_id`, the `uri` and `config` of the user, the given `image_id`, the `bucket` that the role
-    creates (empty if none), the data of the `existing` ConfigMaps by name, and whether the operator `has_image`. `csv`
-    is the ClusterServiceVersion of the operator, empty if it is not known. `keys_are_temporary` is whether the
-    credentials are an access key of AWS with a session token.
+    creates (empty if none), whether it creates the identity (`creates_identity`), the data of the `existing` ConfigMaps
+    by name, and whether the operator `has_image`. `csv` is the ClusterServiceVersion of the operator, empty if it is
+    not known. `keys_are_temporary` is whether the credentials are an access key of AWS with a session token.
     """
     platform, uri, bucket = platform.lower(), options["uri"], options["bucket"]
     if platform not in NAMES:
@@ -123,16 +126,43 @@ def image_settings(
     own |= {"BUCKET_NAME": bucket} if bucket else {}
     existing = options["existing"].get(name)
     problems = tuple(_problems(platform, options, own, credentials_way, csv)) if own else ()
+    is_created = not (options["image_id"] or options["has_image"])
     # Without an option, the job has the image of an existing ConfigMap, if it runs at all.
-    if platform == "aws" and (uri or not (options["image_id"] or options["has_image"])):
+    if platform == "aws" and (uri or is_created):
         problems += tuple(
             _bootc_problems(uri or (existing or {}).get(URI_KEY, ""), credentials_way, keys_are_temporary)
         )
+    initial = _initial(platform, options["cluster_id"])
+    job_bucket = ""
+    if platform == "aws" and is_created and _creates_bucket(credentials_way, csv):
+        job_bucket = _job_bucket({**initial, **(existing or {}), **own})
+        if credentials_way == TOKEN and options["creates_identity"] and not job_bucket.startswith(BUCKET_PREFIX):
+            problems += (_outside_policy(job_bucket),)
     if not own:
-        return ImageSettings(name, problems=problems)
+        return ImageSettings(name, problems=problems, bucket=job_bucket)
     if existing is None:
-        return ImageSettings(name, {**_initial(platform, options["cluster_id"]), **own}, problems)
-    return ImageSettings(name, {key: value for key, value in own.items() if existing.get(key) != value}, problems)
+        return ImageSettings(name, {**initial, **own}, problems, job_bucket)
+    changed = {key: value for key, value in own.items() if existing.get(key) != value}
+    return ImageSettings(name, changed, problems, job_bucket)
+
+
+def _creates_bucket(credentials_way: str, csv: str) -> bool:
+    """Whether the image job on AWS creates its bucket. Older releases need none."""
+    return not image_job_needs_bucket(credentials_way, csv) and (not csv or csv_version(csv) >= OCI_SINCE)
+
+
+def _job_bucket(settings: Mapping[str, str]) -> str:
+    """The bucket that the job uploads its disk to (prepare_for_prebuilt_artifact in config/peerpods/podvm/
+    aws-podvm-image-handler.sh)."""
+    return settings.get("BUCKET_NAME") or f"{settings.get('AMI_BASE_NAME', '')}-{settings.get('AMI_VERSION', '')}"
+
+
+def _outside_policy(bucket: str) -> str:
+    return (
+        f"The image job creates the S3 bucket {bucket}, after BUCKET_NAME or AMI_BASE_NAME of {NAMES['aws']}, and "
+        f"the IAM role of operator_install_create_identity may only use buckets named {BUCKET_PREFIX}…. Set "
+        "BUCKET_NAME in operator_install_image_config to such a name."
+    )
 
 
 def _initial(platform: str, cluster_id: str) -> dict[str, str]:

@@ -122,6 +122,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
             "data": image.data,
             # A teardown removes what the operator has created and this collection changed.
             "is_own": not existing.is_foreign(of_image),
+            "bucket": image.bucket,
         },
         "takes_over": takes_over,
         "changes_nodes": not _has(existing.content(existing.kata_config) or None, desired["kata_config"]),

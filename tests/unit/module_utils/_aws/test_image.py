@@ -108,4 +108,13 @@ def test_the_description_of_an_image():
 
 def test_only_the_images_of_the_operators_job_are_removed():
     ours = {"ImageId": "ami-1", "Description": "Peer-pod image"}
-    assert made_by_job([ours, {"ImageId": "ami-2", "Description": "mine"}, {"ImageId": "ami-3"}]) == [ours]
+    name = "podvm-image-1.0.1"
+    of_bootc = {"ImageId": "ami-4", "Name": name, "Tags": [{"Key": "Name", "Value": name}]}
+    others = [
+        {"ImageId": "ami-2", "Description": "mine"},
+        {"ImageId": "ami-3"},
+        {**of_bootc, "Tags": [{"Key": "Name", "Value": "mine"}]},
+        {**of_bootc, "Tags": [{"Key": "Owner", "Value": name}]},
+        {**of_bootc, "Description": "mine"},
+    ]
+    assert made_by_job([ours, *others, of_bootc]) == [ours, of_bootc]

@@ -25,6 +25,7 @@ def planned(
         "uri": "",
         "config": {},
         "bucket": "",
+        "creates_identity": False,
         "existing": {} if existing is None else {name: existing},
         "has_image": False,
     }
@@ -142,6 +143,36 @@ def test_a_bootc_image_on_aws_needs_a_permanent_key(options: dict, is_refused: b
 @pytest.mark.parametrize("release", ["", "1.10.0"])
 def test_releases_that_take_an_oci_image(release: str):
     assert planned(uri=URI, release=release).problems == ()
+
+
+JOBS = {"way": "token"}
+
+
+@pytest.mark.parametrize(
+    ("options", "bucket"),
+    [
+        (JOBS, "podvm-image-262093934.0.1"),
+        ({**JOBS, "existing": {"AMI_BASE_NAME": "mine", "AMI_VERSION": "1.0.1"}}, "mine-1.0.1"),
+        ({**JOBS, "existing": {"BUCKET_NAME": "b-1"}, "config": {"AMI_VERSION": "2.0.1"}}, "b-1"),
+        ({**JOBS, "existing": {"BUCKET_NAME": "b-1"}, "config": {"BUCKET_NAME": "b-2"}}, "b-2"),
+        ({"way": "given", "release": "1.12.0"}, "podvm-image-262093934.0.1"),
+        ({"way": "given"}, ""),
+        ({**JOBS, "release": "1.9.1"}, ""),
+        ({**JOBS, "image_id": "ami-1"}, ""),
+        ({**JOBS, "has_image": True}, ""),
+        ({**JOBS, "platform": "Azure"}, ""),
+    ],
+)
+def test_the_bucket_that_the_job_creates(options: dict, bucket: str):
+    assert planned(**options).bucket == bucket
+
+
+def test_a_bucket_that_the_created_role_may_not_use():
+    options = {**JOBS, "existing": {"AMI_BASE_NAME": "mine", "AMI_VERSION": "1.0.1"}}
+    assert planned(**options).problems == ()
+    (problem,) = planned(**options, creates_identity=True).problems
+    assert problem.startswith("The image job creates the S3 bucket mine-1.0.1")
+    assert planned(**JOBS, creates_identity=True).problems == ()
 
 
 def test_the_bucket_that_the_role_creates():
