@@ -91,7 +91,6 @@ unknown:
   sample: ""
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
@@ -99,23 +98,28 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import actions_of, image_policy, vm_policy
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
+    ROLE_ARN,
     Account,
     Cluster,
+    Trust,
+    check_trust,
     provider_problem,
-    trust_problems,
 )
 
 
-def problems_of(iam: Iam, account: Account, cluster: Cluster, arn: str) -> Iterator[str]:
+def trust_of(iam: Iam, account: Account, cluster: Cluster, arn: str) -> Trust:
     if problem := provider_problem(account, cluster):
-        yield problem
-        return
+        return Trust(problem)
     role = iam.role(arn.rpartition("/")[2], ())
     if role is None or role.arn != arn:
-        yield f"The role {arn} does not exist. Check operator_install_aws_role_arn."
-        return
-    for problem in trust_problems(role.trust, account, cluster):
-        yield f"cloud-api-adaptor cannot assume the role {arn}. {problem} See docs/policies/aws-trust.json."
+        return Trust(f"The role {arn} does not exist. Check operator_install_aws_role_arn.")
+    trust = check_trust(role.trust, account, cluster)
+    if trust.problem:
+        problem = f"cloud-api-adaptor cannot assume the role {arn}. {trust.problem} See docs/policies/aws-trust.json."
+        return Trust(problem)
+    if trust.unknown:
+        return Trust(unknown=f"Whether cloud-api-adaptor can assume the role {arn} was not decided. {trust.unknown}")
+    return trust
 
 
 def denied_of(iam: Iam, account: Account, arn: str, *, image: bool) -> list[str]:
@@ -141,20 +145,24 @@ def main() -> None:
     arn = module.params["role_arn"]
     cluster = Cluster("", "", module.params["issuer"], module.params["namespace"])
     result: dict[str, Any] = {"problems": [], "denied": None, "unknown": ""}
+    if not ROLE_ARN.fullmatch(arn):
+        expected = "operator_install_aws_role_arn must be the ARN of an IAM role, arn:aws:iam::…:role/…"
+        module.exit_json(changed=False, **{**result, "problems": [f"{expected}; got '{arn}'."]})
     try:
         iam = Iam(module)
         account = iam.account(cluster.issuer)
         if arn.split(":")[4] != account.id:
             result["unknown"] = f"The role {arn} is not of account {account.id}, whose credentials this run has."
             module.exit_json(changed=False, **result)
-        result["problems"] = list(problems_of(iam, account, cluster, arn))
+        trust = trust_of(iam, account, cluster, arn)
+        result["problems"], result["unknown"] = [trust.problem] if trust.problem else [], trust.unknown
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     if not result["problems"]:
         try:
             result["denied"] = denied_of(iam, account, arn, image=module.params["image"])
         except Ec2Error as error:
-            result["unknown"] = str(error)
+            result["unknown"] = f"{result['unknown']} {error}".strip()
     module.exit_json(changed=False, **result)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.launcher import Cluster
+from tests.ec2_proxy import ec2_proxy
 from tests.integration.site import succeed
 from tests.playbook_runs import run_playbook
 from tests.support import ROOT, ansible_environment, local_play
@@ -30,9 +31,9 @@ def iam(moto: Moto) -> Any:
 
 @pytest.fixture
 def run(run_module: Callable[..., dict], moto: Moto) -> Callable[..., dict]:
-    def run(args: dict, module: str = "iam_token_role", **modes: bool) -> dict:
+    def run(args: dict, module: str = "iam_token_role", env: dict[str, str] | None = None, **modes: bool) -> dict:
         defaults = CLUSTER if module == "iam_token_role" else {"issuer": ISSUER, "region": REGION}
-        return run_module(module, {**defaults, **args}, env=moto.environment, **modes)
+        return run_module(module, {**defaults, **args}, env={**moto.environment, **(env or {})}, **modes)
 
     return run
 
@@ -97,6 +98,20 @@ def test_the_permissions_for_an_image_are_removed(run, info, iam):
     assert info()["denied"] == []
     denied = info(image=True)["denied"]
     assert {"ec2:ImportSnapshot", "s3:PutObject", "iam:PassRole"} < {*denied}
+
+
+@pytest.mark.parametrize("arn", ["", "my-role"])
+def test_a_malformed_arn_is_a_problem(info, arn: str):
+    (problem,) = info(role_arn=arn)["problems"]
+    assert problem.endswith(f"must be the ARN of an IAM role, arn:aws:iam::…:role/…; got '{arn}'.")
+
+
+def test_without_an_issuer_no_provider_is_looked_for(run, moto: Moto):
+    """Its ARN would end with a slash, which IAM rejects as invalid."""
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        failed = run({"issuer": ""}, env={"AWS_ENDPOINT_URL_IAM": proxy.url})
+        assert "have no public issuer" in failed["msg"]
+        assert "GetOpenIDConnectProvider" not in proxy.take_calls()
 
 
 def test_a_role_that_was_given_is_checked(info, iam):

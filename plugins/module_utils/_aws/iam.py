@@ -28,6 +28,8 @@ class Iam(Api):
         with self._calling("GetCallerIdentity", "STS"):
             caller = self._module.client("sts").get_caller_identity()
         account = Account(caller["Account"], caller["Arn"].split(":")[1])
+        if not issuer:
+            return account
         provider = self.find("GetOpenIDConnectProvider", ABSENT, OpenIDConnectProviderArn=account.provider_arn(issuer))
         return Account(account.id, account.partition, provider)
 

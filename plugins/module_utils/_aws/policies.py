@@ -116,6 +116,21 @@ def actions_of(policy: Mapping[str, Any]) -> dict[str, list[str]]:
     return actions
 
 
+def is_same_policy(one: Any, other: Any) -> bool:
+    """Whether two policy documents mean the same: IAM may return a list with one element as that element, and the
+    elements of a list in another order."""
+    return _canonical(one) == _canonical(other)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _canonical(each) for key, each in value.items()}
+    if isinstance(value, list):
+        elements = sorted((_canonical(each) for each in value), key=str)
+        return elements[0] if len(elements) == 1 else elements
+    return value
+
+
 def _document(*statements: Mapping[str, Any]) -> dict:
     return {"Version": "2012-10-17", "Statement": list(statements)}
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import 
     AUDIENCE,
     SERVICE_ACCOUNT,
     image_policy,
+    is_same_policy,
     trust_policy,
     vm_policy,
 )
@@ -22,6 +23,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MAN
 VM_POLICY, IMAGE_POLICY = "peer-pod-vms", "peer-pod-image"
 
 MAX_NAME = 64
+
+# What a token is exchanged with for credentials of the role.
+ACTION = "sts:AssumeRoleWithWebIdentity"
+
+ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/\S+")
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,13 @@ def plan_role(role: Role | None, account: Account, cluster: Cluster, *, image: b
     changes = []
     if role is None:
         changes.append(Change("create_role", document=trust))
-    elif role.trust != trust:
+    elif not is_same_policy(role.trust, trust):
         changes.append(Change("update_trust", document=trust))
     current = role.policies if role else {}
     changes += [
-        Change("put_policy", name, document) for name, document in policies.items() if current.get(name) != document
+        Change("put_policy", name, document)
+        for name, document in policies.items()
+        if not is_same_policy(current.get(name), document)
     ]
     return [*changes, *(Change("delete_policy", name) for name in (IMAGE_POLICY,) if name in current and not image)]
 
@@ -145,38 +153,68 @@ def plan_removal(role: Role | None, cluster: Cluster) -> list[Change]:
     return [*(Change("delete_policy", name) for name in role.policies), Change("delete_role")]
 
 
-def trust_problems(trust: Mapping[str, Any], account: Account, cluster: Cluster) -> Iterator[str]:
-    """What the trust policy of a role that was given lacks, as sentences."""
+@dataclass(frozen=True)
+class Trust:
+    """Whether a trust policy admits cloud-api-adaptor: what it lacks, and why that cannot be decided; both empty if it
+    does."""
+
+    problem: str = ""
+    unknown: str = ""
+
+
+def check_trust(trust: Mapping[str, Any], account: Account, cluster: Cluster) -> Trust:
+    """Evaluate the trust policy of a role that was given for a token of the cluster."""
     arn = account.provider_arn(cluster.issuer)
-    statements = [
-        statement
-        for statement in _as_list(trust.get("Statement"))
-        if statement.get("Effect") == "Allow"
-        and "sts:AssumeRoleWithWebIdentity" in _as_list(statement.get("Action"))
-        and arn in _federated(statement.get("Principal"))
-    ]
-    if not statements:
-        yield f"Its trust policy does not allow tokens of {arn} to assume it."
-    elif not any(_admits(statement, cluster) for statement in statements):
-        yield (
+    statements = [statement for statement in _as_list(trust.get("Statement")) if _has_action(statement)]
+    allowing = [each for each in statements if each.get("Effect") == "Allow" and arn in _federated(each)]
+    if not allowing:
+        return Trust(f"Its trust policy does not allow tokens of {arn} to assume it.")
+    answers = [_admits(statement, cluster) for statement in allowing]
+    if True not in answers and None not in answers:
+        return Trust(
             f"Its trust policy does not allow the service account {cluster.subject} with the audience {AUDIENCE} to "
             "assume it."
         )
+    if True not in answers:
+        return Trust(unknown="The conditions of its trust policy have operators that are not evaluated here.")
+    denying = (each for each in statements if each.get("Effect") == "Deny" and _may_be(each, arn))
+    if any(_admits(statement, cluster) is not False for statement in denying):
+        return Trust(unknown="Its trust policy has a statement with the effect Deny, which is not evaluated here.")
+    return Trust()
 
 
-def _admits(statement: Mapping[str, Any], cluster: Cluster) -> bool:
-    """Whether the conditions on the token are met. A condition that is not about the subject or the audience is
-    assumed to be met."""
+def _has_action(statement: Mapping[str, Any]) -> bool:
+    """IAM compares the names of actions without case, and they may have wildcards."""
+    patterns = statement.get("Action", statement.get("NotAction"))
+    is_named = any(_is_like(ACTION.lower(), str(pattern).lower()) for pattern in _as_list(patterns))
+    return is_named == ("Action" in statement)
+
+
+def _admits(statement: Mapping[str, Any], cluster: Cluster) -> bool | None:
+    """Whether the conditions on the token are met; None if they have unknown operators. A condition that is not about
+    the subject or the audience is assumed to be met."""
     host = cluster.issuer.removeprefix("https://")
-    token = {f"{host}:sub": cluster.subject, f"{host}:aud": AUDIENCE}
-    for operator, conditions in (statement.get("Condition") or {}).items():
-        for key, values in conditions.items():
-            value = token.get(key)
-            if value is None or operator not in _MATCHES:
-                continue
-            if not any(_MATCHES[operator](value, pattern) for pattern in _as_list(values)):
-                return False
-    return True
+    # The names of condition keys are compared without case.
+    token = {f"{host}:sub".lower(): cluster.subject, f"{host}:aud".lower(): AUDIENCE}
+    answers = [
+        _is_met(operator, token[key.lower()], _as_list(values))
+        for operator, conditions in (statement.get("Condition") or {}).items()
+        for key, values in conditions.items()
+        if key.lower() in token
+    ]
+    if False in answers:
+        return False
+    return None if None in answers else True
+
+
+def _is_met(operator: str, value: str, patterns: Sequence[Any]) -> bool | None:
+    """Whether the operator is true for the value, which each token has; None if the operator is not known."""
+    name = operator.removeprefix("ForAnyValue:").removeprefix("ForAllValues:").removesuffix("IfExists")
+    is_negated = name in ("StringNotEquals", "StringNotEqualsIgnoreCase", "StringNotLike")
+    matches = _MATCHES.get(name.replace("Not", ""))
+    if matches is None:
+        return None
+    return any(matches(value, str(pattern)) for pattern in patterns) != is_negated
 
 
 def _is_like(value: str, pattern: str) -> bool:
@@ -187,15 +225,20 @@ def _is_like(value: str, pattern: str) -> bool:
 
 _MATCHES = {
     "StringEquals": lambda value, pattern: value == pattern,
+    "StringEqualsIgnoreCase": lambda value, pattern: value.lower() == pattern.lower(),
     "StringLike": _is_like,
-    "ForAnyValue:StringEquals": lambda value, pattern: value == pattern,
-    "ForAnyValue:StringLike": _is_like,
 }
 
 
-def _federated(principal: Any) -> Sequence[Any]:
-    """The identity providers of a principal, which may also be the text "*"."""
+def _federated(statement: Mapping[str, Any]) -> Sequence[Any]:
+    """The identity providers of the principal, which may also be the text "*"."""
+    principal = statement.get("Principal")
     return _as_list(principal.get("Federated")) if isinstance(principal, dict) else []
+
+
+def _may_be(statement: Mapping[str, Any], provider: str) -> bool:
+    """Whether the principal of a statement that denies may be a token of the provider."""
+    return statement.get("Principal") == "*" or "NotPrincipal" in statement or provider in _federated(statement)
 
 
 def _as_list(value: Any) -> Sequence[Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import is_same_policy
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, REFERENCE_TAG
 
 ROLE = "vmimport"
@@ -109,12 +110,15 @@ class Role:
         return self.tags.get(MANAGED_TAG) == "true"
 
     def allows(self, action: str, resource: str) -> bool:
-        return any(
-            statement.get("Effect") == "Allow"
-            and _matches(action, statement.get("Action"))
-            and _matches(resource, statement.get("Resource"))
+        """A denial with a condition is not counted: most require encrypted connections, which VM Import uses."""
+        statements = [
+            statement
             for document in (*self.inline.values(), *self.attached.values())
             for statement in _as_list(document.get("Statement"))
+            if _is_about(statement, "Action", action) and _is_about(statement, "Resource", resource)
+        ]
+        return any(each.get("Effect") == "Allow" for each in statements) and not any(
+            each.get("Effect") == "Deny" and not each.get("Condition") for each in statements
         )
 
 
@@ -136,7 +140,9 @@ def plan_import(target: Target, bucket: Bucket | None, role: Role | None) -> lis
         changes.append(Change("tag_bucket", target.bucket))
     if role is None:
         changes.append(Change("create_role", ROLE))
-    if (role is None or role.is_managed) and (role is None or role.inline.get(target.policy) != target.document):
+    if (role is None or role.is_managed) and (
+        role is None or not is_same_policy(role.inline.get(target.policy), target.document)
+    ):
         changes.append(Change("put_policy", target.policy))
     return changes
 
@@ -181,6 +187,13 @@ def plan_removal(target: Target, bucket: Bucket | None, role: Role | None) -> li
     if bucket and (bucket.is_of(target) or bucket.is_unfinished(target)):
         changes.append(Change("delete_bucket", target.bucket))
     return changes
+
+
+def _is_about(statement: Mapping[str, Any], element: str, value: str) -> bool:
+    """Whether the statement has this action or resource, or does not exclude it with NotAction or NotResource."""
+    if element in statement:
+        return _matches(value, statement[element])
+    return f"Not{element}" in statement and not _matches(value, statement[f"Not{element}"])
 
 
 def _matches(value: str, patterns: Any) -> bool:

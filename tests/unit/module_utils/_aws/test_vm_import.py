@@ -55,6 +55,16 @@ def test_the_policy_allows_no_more_than_vm_import_does():
     assert all(action.startswith("ec2:") for action in statements[2]["Action"])
 
 
+def denying(fields: dict) -> dict:
+    return {"Statement": [{"Effect": "Deny", "Action": "s3:*", **fields}]}
+
+
+def test_a_denial_with_a_condition_is_not_counted():
+    insecure = {"Resource": "*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
+    role = Role(TRUST, {}, {"x": allowing("*"), "y": denying(insecure)})
+    assert list(import_problems(TARGET, None, role)) == []
+
+
 @pytest.mark.parametrize(
     ("bucket", "role", "problem"),
     [
@@ -71,6 +81,11 @@ def test_the_policy_allows_no_more_than_vm_import_does():
             None,
             Role(TRUST, {}, {"x": {"Statement": [{"Effect": "Deny", "Action": "*", "Resource": "*"}]}}),
             "do not allow s3:GetBucketLocation",
+        ),
+        (
+            None,
+            Role(TRUST, {}, {"x": allowing("*"), "y": denying({"NotResource": "arn:aws:s3:::podvm-demo"})}),
+            "do not allow s3:GetObject on",
         ),
     ],
 )
