@@ -202,6 +202,9 @@ class Cluster:
         self._start_program(
             "kube-apiserver",
             [
+                # For the relative path of the socket.
+                "env",
+                f"--chdir={self.directory}",
                 str(self.bin / "kube-apiserver"),
                 f"--etcd-servers={etcd_url}",
                 f"--etcd-cafile={self._ca_file}",
@@ -294,7 +297,8 @@ class Cluster:
         """See Set up Konnectivity service in the documentation of Kubernetes."""
         if not self.has_pod_network:
             return []
-        transport = {"uds": {"udsName": str(self.directory / SOCKET)}}
+        # Relative: the path of a Unix socket has 107 bytes at most.
+        transport = {"uds": {"udsName": SOCKET}}
         connection = {"proxyProtocol": "HTTPConnect", "transport": transport}
         configuration = {
             "apiVersion": "apiserver.k8s.io/v1beta1",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -40,7 +41,10 @@ class PodNetwork:
         path = directory / SOCKET
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
+        # The path of a Unix socket has 107 bytes at most (unix(7)), which that of the directory may exceed.
+        opened = os.open(directory, os.O_PATH)
+        self._listener.bind(f"/proc/self/fd/{opened}/{SOCKET}")
+        os.close(opened)
         self._listener.listen(64)
         threading.Thread(target=self._logs.serve_forever, daemon=True).start()
         threading.Thread(target=self._accept, daemon=True).start()

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,20 +48,19 @@ def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
 
 
 @pytest.fixture
-def launcher() -> Iterator[subprocess.Popen]:
+def launcher(tmp_path: Path) -> Iterator[subprocess.Popen]:
     """`python -m tests.cluster`, up and running."""
-    # Has the files of a killed launcher. tmp_path is too long for the Unix socket of the pod network (108 characters).
-    with (
-        tempfile.TemporaryDirectory(prefix="osc-") as directory,
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster", "--workers=1"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env={**os.environ, "TMPDIR": directory},
-        ) as process,
-    ):
+    # pytest removes the files of a killed launcher from this directory, in which no Unix socket has a valid path.
+    directory = tmp_path / ("long-name-" * 10)
+    directory.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster", "--workers=1"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(directory)},
+    ) as process:
         for line in process.stdout:
             if "Ctrl-C" in line:
                 break
