@@ -26,6 +26,9 @@ options:
   name:
     description:
       - The name of the role. Defaults to O(cluster_name) with C(-peer-pods).
+      - >-
+        With O(state=absent), defaults to every role that this module created for the cluster, by their descriptions and
+        tags.
     type: str
   cluster_name:
     description:
@@ -58,7 +61,9 @@ options:
     default: false
   state:
     description:
-      - Whether the role exists. With V(absent), a role of another owner stays.
+      - >-
+        Whether the role exists. With V(absent), a role of another owner stays. A role with further policies, or in an
+        instance profile, is not changed, and the module fails.
     type: str
     choices: [present, absent]
     default: present
@@ -66,7 +71,8 @@ notes:
   - >-
     The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole), C(iam:GetRolePolicy), C(iam:CreateRole),
     C(iam:TagRole), C(iam:UpdateAssumeRolePolicy), C(iam:PutRolePolicy) and C(iam:DeleteRolePolicy); for
-    O(state=absent) also C(iam:DeleteRole).
+    O(state=absent) also C(iam:DeleteRole), C(iam:ListRolePolicies), C(iam:ListAttachedRolePolicies) and
+    C(iam:ListInstanceProfilesForRole), and without O(name) C(iam:ListRoles).
 attributes:
   check_mode:
     description: Can run in check mode and return the changes that it would make.
@@ -104,7 +110,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 role:
-  description: The role, also if it will be created or was removed.
+  description:
+    - The role, also if it will be created or was removed. With O(state=absent) and without O(name), null if no role of
+      the cluster was found, and the first one of several.
   returned: success
   type: dict
   contains:
@@ -129,6 +137,7 @@ changes:
 """
 
 import json
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
@@ -137,6 +146,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
     IMAGE_POLICY,
     VM_POLICY,
+    Account,
     Change,
     Cluster,
     Role,
@@ -144,10 +154,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     plan_removal,
     plan_role,
     provider_problem,
+    removal_problem,
     role_name,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
+POLICIES = (VM_POLICY, IMAGE_POLICY)
 TRUST = "trust policy"
 
 
@@ -164,31 +176,63 @@ def diff_of(role: Role | None, changes: list[Change]) -> dict[str, str]:
     return {name: json.dumps(policies, indent=2) + "\n" for name, policies in (("before", before), ("after", after))}
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A role, None if it does not exist, and its changes."""
+
+    name: str
+    role: Role | None
+    changes: list[Change]
+
+
+def plan_present(iam: Iam, account: Account, cluster: Cluster, params: dict[str, Any]) -> Plan:
+    name = role_name(cluster, params["name"])
+    role = iam.role(name, POLICIES)
+    problem = provider_problem(account, cluster) or owner_problem(role, name, cluster)
+    if problem:
+        raise Ec2Error(problem)
+    return Plan(name, role, plan_role(role, account, cluster, image=params["image"]))
+
+
+def plan_absent(iam: Iam, cluster: Cluster, name: str | None) -> list[Plan]:
+    """The removal of the role with this name, or of every role of the cluster."""
+    plans = []
+    for each in [name] if name else iam.role_names():
+        role = iam.role(each, POLICIES)
+        is_ours = role is not None and role.is_of(cluster)
+        if role is not None and is_ours:
+            role = replace(role, attached=iam.attached(each, POLICIES))
+            if problem := removal_problem(role):
+                raise Ec2Error(problem)
+        if is_ours or name:
+            plans.append(Plan(each, role, plan_removal(role, cluster)))
+    return plans
+
+
 def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
     params = module.params
     cluster = Cluster(params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"])
-    name = role_name(cluster, params["name"])
-    account = iam.account(cluster.issuer)
-    role = iam.role(name, (VM_POLICY, IMAGE_POLICY))
-    if params["state"] == "absent":
-        changes = plan_removal(role, cluster)
-    else:
-        problem = provider_problem(account, cluster) or owner_problem(role, name, cluster)
-        if problem:
-            raise Ec2Error(problem)
-        changes = plan_role(role, account, cluster, image=params["image"])
+    is_present = params["state"] == "present"
+    account = iam.account(cluster.issuer if is_present else "")
+    plans = [plan_present(iam, account, cluster, params)] if is_present else plan_absent(iam, cluster, params["name"])
     if not module.check_mode:
-        for change in changes:
-            iam.apply(name, change, cluster.tags)
+        for plan in plans:
+            for change in plan.changes:
+                iam.apply(plan.name, change, cluster.tags)
+    roles = [
+        {
+            "name": plan.name,
+            "arn": plan.role.arn if plan.role else account.role_arn(plan.name),
+            "owned": plan.role.is_of(cluster) if plan.role else is_present,
+        }
+        for plan in plans
+    ]
+    changes = [str(change) for plan in plans for change in plan.changes]
     return {
         "changed": bool(changes),
-        "changes": [str(change) for change in changes],
-        "role": {
-            "name": name,
-            "arn": role.arn if role else account.role_arn(name),
-            "owned": role.is_of(cluster) if role else params["state"] == "present",
-        },
-        "diff": diff_of(role, changes),
+        "changes": changes,
+        "role": roles[0] if roles else None,
+        "diff": [diff_of(plan.role, plan.changes) for plan in plans],
     }
 
 

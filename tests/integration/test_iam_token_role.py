@@ -21,6 +21,7 @@ ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
 CLUSTER = {"cluster_name": "demo-7x2kq", "cluster_id": "uuid", "issuer": ISSUER, "region": REGION}
 NAME = "demo-7x2kq-peer-pods"
 ARN = f"arn:aws:iam::123456789012:role/{NAME}"
+FACTS = {"platform": "AWS", "region": REGION, "infrastructure_name": "demo-7x2kq", "cluster_id": "uuid"}
 PROVIDER = f"arn:aws:iam::123456789012:oidc-provider/{ISSUER.removeprefix('https://')}"
 
 
@@ -50,6 +51,16 @@ def policies(iam: Any) -> set[str]:
     return set(iam.list_role_policies(RoleName=NAME)["PolicyNames"])
 
 
+def state_with(*arns: str) -> dict:
+    """The state of the operator with a Subscription that names each role."""
+    return {
+        "objects": [
+            {"kind": "Subscription", "content": {"config": {"env": [{"name": "ROLEARN", "value": arn}]}}}
+            for arn in arns
+        ]
+    }
+
+
 def exists(iam: Any) -> bool:
     return NAME in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
@@ -71,7 +82,7 @@ def test_a_role_is_created_once_with_the_permissions_for_an_image(run, info, iam
     predicted = run({"image": True}, check=True, diff=True)
     assert (predicted["changed"], predicted["changes"]) == (True, changes)
     assert predicted["role"] == {"name": NAME, "arn": ARN, "owned": True}
-    assert "ec2:RunInstances" in predicted["diff"]["after"]
+    assert "ec2:RunInstances" in predicted["diff"][0]["after"]
     assert not exists(iam)
 
     created = run({"image": True})
@@ -148,26 +159,23 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
     """A role of another owner is reported, and does not stop it."""
 
     def tasks(arn: str, *, image: bool) -> dict:
-        env = [{"name": "ROLEARN", "value": arn}]
-        subscription = {"kind": "Subscription", "content": {"config": {"env": env}}}
         return {
             "ansible.builtin.include_role": {
                 "name": "osc.peerpods.operator_install",
                 "tasks_from": "existing_identity",
             },
             "vars": {
-                "operator_install_state": {"objects": [subscription]},
+                "operator_install_state": state_with(arn),
                 "operator_install_identity_makes_image": image,
             },
         }
 
-    facts = {"platform": "AWS", "region": REGION, "infrastructure_name": "demo-7x2kq", "cluster_id": "uuid"}
     given = iam.get_role(RoleName="given")["Role"]["Arn"]
     missing = ARN.replace(NAME, "missing")
     playbook = tmp_path / "play.yml"
 
     def play(*of_play: dict) -> str:
-        playbook.write_text(json.dumps(local_play({"cluster_prerequisites_cluster": facts}, tasks=list(of_play))))
+        playbook.write_text(json.dumps(local_play({"cluster_prerequisites_cluster": FACTS}, tasks=list(of_play))))
         environment = ansible_environment({**moto.environment, "K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)})
         return succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
 
@@ -181,9 +189,41 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
     assert "missing" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
 
-def test_the_role_is_removed(run, iam):
-    expected = ["delete policy peer-pod-vms", "delete role"]
-    assert run({"state": "absent"}, check=True)["changes"] == expected
-    assert run({"state": "absent", "issuer": ""})["changes"] == expected
-    assert not exists(iam)
-    assert not run({"state": "absent"})["changed"]
+@pytest.fixture
+def teardown(moto: Moto, tmp_path: Path) -> Callable[..., str]:
+    """The tasks of a teardown; by default after an interruption that has left no Subscription."""
+
+    def teardown(*arns: str) -> str:
+        variables = {"cluster_prerequisites_cluster": FACTS, "operator_install_state": state_with(*arns)}
+        role = {"name": "osc.peerpods.operator_install", "tasks_from": "remove_identity_aws"}
+        playbook = tmp_path / "play.yml"
+        playbook.write_text(json.dumps(local_play(variables, tasks=[{"ansible.builtin.include_role": role}])))
+        environment = ansible_environment(moto.environment)
+        return succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
+
+    return teardown
+
+
+def test_a_role_with_a_policy_of_another_owner_stays_as_it_is(run, iam, teardown):
+    run({"name": "custom"})
+    policy = json.dumps(iam.get_role_policy(RoleName="custom", PolicyName="peer-pod-vms")["PolicyDocument"])
+    iam.put_role_policy(RoleName="custom", PolicyName="theirs", PolicyDocument=policy)
+    problem = "The role custom has the inline policy theirs, which this collection did not add"
+    expected = f"An IAM role that this collection may have created for this cluster was not removed. {problem}"
+    assert expected in teardown()
+    assert set(iam.list_role_policies(RoleName="custom")["PolicyNames"]) == {"peer-pod-vms", "theirs"}
+    assert exists(iam)
+    iam.delete_role_policy(RoleName="custom", PolicyName="theirs")
+
+
+def test_the_roles_of_a_cluster_are_found_by_their_tags(run, iam, teardown):
+    removal = ["delete policy peer-pod-vms", "delete role"]
+    assert run({"state": "absent", "cluster_id": "another"})["role"] is None
+    assert run({"state": "absent"}, check=True)["changes"] == [*removal, *removal]
+    given = iam.get_role(RoleName="given")["Role"]["Arn"]
+    assert f"The IAM role {given} stays. This collection did not create it for this cluster." in teardown(given)
+    teardown(ARN)
+    assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"given", "custom"}
+    assert "may have created" not in teardown()
+    assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"given"}
+    assert not run({"state": "absent", "name": NAME, "issuer": ""})["changed"]

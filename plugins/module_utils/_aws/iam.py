@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.amazon.aws.plugins.module_utils.tagging import boto3_tag_list_to_ansible_dict
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import ABSENT, Api, policy_document
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import Account, Change, Role
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import DESCRIPTION, Account, Change, Role
 
 # How many actions one simulation may have (maxItems is not documented; the console sends up to 100).
 SIMULATED = 100
@@ -24,7 +24,7 @@ class Iam(Api):
         self.changes: list[str] = []
 
     def account(self, issuer: str) -> Account:
-        """The account of the credentials, and its identity provider for this issuer."""
+        """The account of the credentials, and its identity provider for this issuer, if there is one."""
         with self._calling("GetCallerIdentity", "STS"):
             caller = self._module.client("sts").get_caller_identity()
         account = Account(caller["Account"], caller["Arn"].split(":")[1])
@@ -32,6 +32,27 @@ class Iam(Api):
             return account
         provider = self.find("GetOpenIDConnectProvider", ABSENT, OpenIDConnectProviderArn=account.provider_arn(issuer))
         return Account(account.id, account.partition, provider)
+
+    def role_names(self) -> Iterator[str]:
+        """The names of the roles that may be of this collection, by their description."""
+        start: dict[str, str] = {}
+        while True:
+            page = self.call("ListRoles", MaxItems=1000, **start)
+            yield from (role["RoleName"] for role in page["Roles"] if role.get("Description") == DESCRIPTION)
+            if not page.get("IsTruncated"):
+                return
+            start = {"Marker": page["Marker"]}
+
+    def attached(self, name: str, policies: Iterable[str]) -> list[str]:
+        """What IAM does not delete the role with, other than these inline policies of it."""
+        inline = self.call("ListRolePolicies", RoleName=name)["PolicyNames"]
+        attached = self.call("ListAttachedRolePolicies", RoleName=name)["AttachedPolicies"]
+        profiles = self.call("ListInstanceProfilesForRole", RoleName=name)["InstanceProfiles"]
+        return [
+            *(f"the inline policy {each}" for each in inline if each not in policies),
+            *(f"the policy {each['PolicyArn']}" for each in attached),
+            *(f"the instance profile {each['InstanceProfileName']}" for each in profiles),
+        ]
 
     def role(self, name: str, policies: Iterable[str]) -> Role | None:
         """The role with its inline policies of these names; None if it does not exist."""
@@ -64,7 +85,7 @@ class Iam(Api):
 
     def apply(self, name: str, change: Change, tags: Mapping[str, str]) -> None:
         if change.action == "create_role":
-            self.create_role(name, change.document or {}, "Creates the VMs of peer pods (osc.peerpods)", tags)
+            self.create_role(name, change.document or {}, DESCRIPTION, tags)
         elif change.action == "update_trust":
             self.call("UpdateAssumeRolePolicy", RoleName=name, PolicyDocument=json.dumps(change.document))
         elif change.action == "put_policy":

@@ -22,6 +22,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MAN
 # The names of the role's inline policies.
 VM_POLICY, IMAGE_POLICY = "peer-pod-vms", "peer-pod-image"
 
+# IAM lists roles without their tags: this tells which of them may be ours.
+DESCRIPTION = "Creates the VMs of peer pods (osc.peerpods)"
+
 MAX_NAME = 64
 
 # What a token is exchanged with for credentials of the role.
@@ -66,12 +69,14 @@ class Account:
 
 @dataclass(frozen=True)
 class Role:
-    """An existing role: its ARN, its tags, its trust policy, and the documents of its inline policies by name."""
+    """An existing role: its ARN, its tags, its trust policy, and the documents of its inline policies by name. For a
+    removal also `attached`, what else IAM does not delete a role with: other policies, and instance profiles."""
 
     arn: str
     tags: Mapping[str, str]
     trust: Mapping[str, Any]
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attached: Sequence[str] = ()
 
     def is_of(self, cluster: Cluster) -> bool:
         return cluster.tags.items() <= self.tags.items()
@@ -151,6 +156,18 @@ def plan_removal(role: Role | None, cluster: Cluster) -> list[Change]:
     if role is None or not role.is_of(cluster):
         return []
     return [*(Change("delete_policy", name) for name in role.policies), Change("delete_role")]
+
+
+def removal_problem(role: Role) -> str:
+    """Why IAM would not delete the role, as a sentence; empty if it would."""
+    if not role.attached:
+        return ""
+    name = role.arn.rpartition("/")[2]
+    return (
+        f"The role {name} has {', '.join(role.attached)}, which this collection did not add, and IAM deletes no role "
+        "with them. Remove them from the role (aws iam delete-role-policy, detach-role-policy or "
+        "remove-role-from-instance-profile), then run this again. The role was not changed."
+    )
 
 
 @dataclass(frozen=True)

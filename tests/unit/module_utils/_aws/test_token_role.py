@@ -18,6 +18,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     plan_removal,
     plan_role,
     provider_problem,
+    removal_problem,
     role_name,
 )
 
@@ -180,3 +181,9 @@ def test_names_of_roles_have_64_characters_at_most():
     assert role_name(CLUSTER, "") == "demo-7x2kq-peer-pods"
     assert role_name(CLUSTER, "mine") == "mine"
     assert len(role_name(replace(CLUSTER, name="x" * 70), "")) == 64
+
+
+def test_a_role_that_iam_does_not_delete():
+    assert removal_problem(ROLE) == ""
+    problem = removal_problem(replace(ROLE, attached=["the inline policy p", "the instance profile i"]))
+    assert problem.startswith("The role r has the inline policy p, the instance profile i, which this collection")
