@@ -234,7 +234,7 @@ class Agent:
             self._configs_path,
             _RawPeerPodConfig,
             _to_pool,
-            self._source_changed,
+            self._config_changed,
             may_be_absent=True,
         )
         own = NAMESPACE.format(namespace=segment(settings.namespace))
@@ -326,7 +326,7 @@ class Agent:
 
         self._to_report = asyncio.Event()
         self._reports: dict[str, Report] = {}
-        # False after the API server has dropped conditions: not every CRD has them.
+        # False after the API server has dropped conditions: not every CRD has them, and each attempt is a request.
         self._has_conditions = True
 
     def is_live(self) -> tuple[bool, str]:
@@ -373,7 +373,7 @@ class Agent:
             await self._lease.lead(self._lead)
 
     async def _lead(self) -> None:
-        self._is_leading = True
+        self._is_leading = self._has_conditions = True
         self._enqueue_all()
         self._to_report.set()
         try:
@@ -413,6 +413,13 @@ class Agent:
             self._select_pools(new)
         self._enqueue(name)
         self._to_report.set()
+
+    def _config_changed(self, _name: str, old: Pool | None, new: Pool | None) -> None:
+        # A CRD that is replaced by one with conditions loses its objects, which are then created again. One that is
+        # changed in place shows conditions as soon as any program writes some.
+        if new and (old is None or new.observed.conditions):
+            self._has_conditions = True
+        self._source_changed()
 
     def _source_changed(self, *_: Any) -> None:
         # A source that has not been listed yet is not a missing one.

@@ -139,6 +139,19 @@ def test_conditions_follow_the_state(workspace, crd_with_conditions):
     )
 
 
+def test_conditions_are_written_once_the_crd_has_them(workspace, request):
+    """Also by an agent whose conditions the API server has dropped before."""
+    workspace.node("a")
+    workspace.config("c", "3")
+    workspace.start()
+    until(lambda: workspace.status("c"), {"setupCompleted": True})
+    request.getfixturevalue("crd_with_conditions")
+    # As if the CRD had been deleted, and its objects with it.
+    workspace.delete_config("c")
+    workspace.config("c", "3")
+    until(lambda: conditions(workspace), READY)
+
+
 def test_a_limit_below_the_running_peer_pods_is_reported_and_evicts_none(workspace, cluster):
     node = workspace.node("a")
     workspace.config("c", "3")
