@@ -51,6 +51,14 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  dry_run:
+    description:
+      - >-
+        With O(state=present), change nothing, but check by a simulation of IAM whether the credentials have the
+        permissions for the changes, and return RV(denied). Needs C(iam:SimulatePrincipalPolicy), and with credentials
+        of a role C(iam:GetRole).
+    type: bool
+    default: false
 notes:
   - >-
     The credentials need C(s3:ListBucket), C(s3:GetBucketTagging), C(s3:CreateBucket), C(s3:TagResource),
@@ -102,19 +110,35 @@ changes:
     - create bucket podvm-demo-7x2kq-0f9f3c6e
     - create role vmimport
     - put policy osc.peerpods-0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+denied:
+  description: >-
+    The actions that the changes need and the policies of the credentials do not allow; null if that could not be
+    simulated, for which RV(unknown) has the reason. The simulation does not know the conditions of requests.
+  returned: with O(dry_run=true)
+  type: list
+  elements: str
+  sample: []
+unknown:
+  description: Why it could not be simulated, as a sentence, else empty.
+  returned: with O(dry_run=true)
+  type: str
+  sample: ""
 """
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.import_client import VmImport
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import simulate_caller
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
     Target,
     import_problems,
     plan_import,
     plan_removal,
+    required_actions,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
@@ -135,11 +159,16 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
         changes = plan_import(target, bucket, role)
     else:
         changes = plan_removal(target, bucket, role)
-    if not module.check_mode:
+    is_dry_run = params["state"] == "present" and params["dry_run"]
+    simulated: dict[str, Any] = {}
+    if is_dry_run:
+        simulated = asdict(simulate_caller(module, required_actions(changes, target, client.account)))
+    elif not module.check_mode:
         for change in changes:
             client.apply(change, target)
     return {
-        "changed": bool(changes),
+        **simulated,
+        "changed": bool(changes) and (module.check_mode or not is_dry_run),
         "changes": [str(change) for change in changes],
         "diff": {"prepared": "".join(f"{change}\n" for change in changes)},
     }
@@ -152,6 +181,7 @@ def main() -> None:
             "cluster_name": {"type": "str", "required": True},
             "cluster_id": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "dry_run": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

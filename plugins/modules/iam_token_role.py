@@ -67,6 +67,14 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  dry_run:
+    description:
+      - >-
+        With O(state=present), change nothing, but check by a simulation of IAM whether the credentials have the
+        permissions for the changes, and return RV(denied). Needs C(iam:SimulatePrincipalPolicy), and with credentials
+        of a role C(iam:GetRole).
+    type: bool
+    default: false
 notes:
   - >-
     The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole), C(iam:GetRolePolicy), C(iam:CreateRole),
@@ -134,15 +142,29 @@ changes:
   type: list
   elements: str
   sample: [create role, put policy peer-pod-vms, put policy peer-pod-image]
+denied:
+  description: >-
+    The actions that the changes need and the policies of the credentials do not allow; null if that could not be
+    simulated, for which RV(unknown) has the reason. The simulation does not know the conditions of requests.
+  returned: with O(dry_run=true)
+  type: list
+  elements: str
+  sample: []
+unknown:
+  description: Why it could not be simulated, as a sentence, else empty.
+  returned: with O(dry_run=true)
+  type: str
+  sample: ""
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import simulate_caller
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
     IMAGE_POLICY,
     VM_POLICY,
@@ -155,6 +177,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     plan_role,
     provider_problem,
     removal_problem,
+    required_actions,
     role_name,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
@@ -213,9 +236,10 @@ def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
     params = module.params
     cluster = Cluster(params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"])
     is_present = params["state"] == "present"
+    is_dry_run = is_present and params["dry_run"]
     account = iam.account(cluster.issuer if is_present else "")
     plans = [plan_present(iam, account, cluster, params)] if is_present else plan_absent(iam, cluster, params["name"])
-    if not module.check_mode:
+    if not module.check_mode and not is_dry_run:
         for plan in plans:
             for change in plan.changes:
                 iam.apply(plan.name, change, cluster.tags)
@@ -228,8 +252,13 @@ def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
         for plan in plans
     ]
     changes = [str(change) for plan in plans for change in plan.changes]
+    simulated: dict[str, Any] = {}
+    if is_dry_run:
+        required = required_actions(plans[0].changes, account.role_arn(plans[0].name), image=params["image"])
+        simulated = asdict(simulate_caller(module, required))
     return {
-        "changed": bool(changes),
+        **simulated,
+        "changed": bool(changes) and (module.check_mode or not is_dry_run),
         "changes": changes,
         "role": roles[0] if roles else None,
         "diff": [diff_of(plan.role, plan.changes) for plan in plans],
@@ -246,6 +275,7 @@ def main() -> None:
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "dry_run": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -97,6 +97,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import actions_of, image_policy, vm_policy
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import denied_actions
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
     ROLE_ARN,
     Account,
@@ -124,12 +125,7 @@ def trust_of(iam: Iam, account: Account, cluster: Cluster, arn: str) -> Trust:
 
 def denied_of(iam: Iam, account: Account, arn: str, *, image: bool) -> list[str]:
     policies = [vm_policy(), *([image_policy(account.partition, account.id)] if image else [])]
-    return sorted(
-        denied
-        for policy in policies
-        for resource, actions in actions_of(policy).items()
-        for denied in iam.denied(arn, actions, resource)
-    )
+    return sorted(denied for policy in policies for denied in denied_actions(iam, arn, actions_of(policy)))
 
 
 def main() -> None:

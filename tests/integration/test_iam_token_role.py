@@ -103,6 +103,31 @@ def test_a_role_is_created_once_with_the_permissions_for_an_image(run, info, iam
     assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
 
 
+def test_a_dry_run_simulates_the_permissions_of_the_caller(run, iam, moto: Moto):
+    """The caller has a session of a role, whose ARN lacks the path of the role."""
+    iam.create_role(RoleName="caller", Path="/team/", AssumeRolePolicyDocument=json.dumps({"Statement": []}))
+    allow = {"Effect": "Allow", "Action": ["iam:Get*", "iam:Put*", "iam:Tag*"], "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
+    iam.put_role_policy(RoleName="caller", PolicyName="p", PolicyDocument=document)
+    arn = "arn:aws:iam::123456789012:role/team/caller"
+    session = moto.client("sts").assume_role(RoleArn=arn, RoleSessionName="s")["Credentials"]
+    caller = {
+        "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": session["SessionToken"],
+    }
+    planned = run({"name": "new", "dry_run": True}, env=caller)
+    assert (planned["changed"], planned["changes"][0]) == (False, "create role")
+    assert (planned["denied"], planned["unknown"]) == (["iam:CreateRole"], "")
+    assert "new" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
+    # moto's own user cannot be simulated.
+    unknown = run({"name": "new", "dry_run": True}, check=True)
+    assert (unknown["changed"], unknown["denied"]) == (True, None)
+    assert "SimulatePrincipalPolicy" in unknown["unknown"]
+    iam.delete_role_policy(RoleName="caller", PolicyName="p")
+    iam.delete_role(RoleName="caller")
+
+
 def test_the_permissions_for_an_image_are_removed(run, info, iam):
     assert run({})["changes"] == ["delete policy peer-pod-image"]
     assert policies(iam) == {"peer-pod-vms"}

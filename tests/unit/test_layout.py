@@ -65,6 +65,7 @@ TESTED_THROUGH = {
     "_aws/api": "integration/test_iam_token_role.py",
     "_aws/client": "integration/test_security_group_ports.py",
     "_aws/iam": "integration/test_iam_token_role.py",
+    "_aws/simulation": "integration/test_iam_token_role.py",
     "_aws/import_client": "integration/test_podvm_import.py",
     "_azure/identity_reads": "integration/test_azure_token_identity.py",
     "_azure/worker_network": "integration/test_nsg_rules.py",

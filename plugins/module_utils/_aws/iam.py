@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.amazon.aws.plugins.module_utils.tagging import boto3_tag_list_to_ansible_dict
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import ABSENT, Api, policy_document
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import DESCRIPTION, Account, Change, Role
-
-# How many actions one simulation may have (maxItems is not documented; the console sends up to 100).
-SIMULATED = 100
 
 
 class Iam(Api):
@@ -69,19 +66,6 @@ class Iam(Api):
             policy_document(found["AssumeRolePolicyDocument"]),
             {policy: policy_document(each["PolicyDocument"]) for policy, each in documents.items() if each},
         )
-
-    def denied(self, role_arn: str, actions: Sequence[str], resource: str) -> list[str]:
-        """The actions that the policies of the role do not allow on the resource."""
-        denied: list[str] = []
-        for start in range(0, len(actions), SIMULATED):
-            results = self.call(
-                "SimulatePrincipalPolicy",
-                PolicySourceArn=role_arn,
-                ActionNames=list(actions[start : start + SIMULATED]),
-                ResourceArns=[resource],
-            )["EvaluationResults"]
-            denied += [each["EvalActionName"] for each in results if each["EvalDecision"] != "allowed"]
-        return denied
 
     def apply(self, name: str, change: Change, tags: Mapping[str, str]) -> None:
         if change.action == "create_role":

@@ -36,7 +36,7 @@ class VmImport:
         self._s3 = Api(module, "s3", "S3")
         self._iam = Api(module, "iam", "IAM")
         caller = Api(module, "sts", "STS").call("GetCallerIdentity")
-        self._account = caller["Account"]
+        self.account = caller["Account"]
         self.partition = caller["Arn"].split(":")[1]
         self.changes: list[str] = []
 
@@ -131,7 +131,7 @@ class VmImport:
             self._s3.call("DeleteObjects", **owned, Delete={"Objects": [{"Key": each["Key"]} for each in keys]})
 
     def _owned(self, target: Target) -> dict[str, str]:
-        return {"Bucket": target.bucket, "ExpectedBucketOwner": self._account}
+        return {"Bucket": target.bucket, "ExpectedBucketOwner": self.account}
 
 
 def _tag_set(target: Target) -> list[dict[str, str]]:

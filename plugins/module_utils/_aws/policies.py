@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import BUCKET_PREFIX
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import BUCKET_PREFIX
 
 # The audience of the tokens that the operator projects into cloud-api-adaptor and the jobs, and their service account
 # (config/peerpods/podvm/osc-podvm-create-job.yaml and docs/credentials-handling.md of SCO).

@@ -151,6 +151,23 @@ def plan_role(role: Role | None, account: Account, cluster: Cluster, *, image: b
     return [*changes, *(Change("delete_policy", name) for name in (IMAGE_POLICY,) if name in current and not image)]
 
 
+# The actions of each change. A policy is read again after it was written, and CreateRole has tags.
+ACTIONS = {
+    "create_role": ("iam:CreateRole", "iam:TagRole"),
+    "update_trust": ("iam:UpdateAssumeRolePolicy",),
+    "put_policy": ("iam:GetRolePolicy", "iam:PutRolePolicy"),
+    "delete_policy": ("iam:DeleteRolePolicy",),
+}
+
+
+def required_actions(changes: Sequence[Change], role_arn: str, *, image: bool) -> dict[str, list[str]]:
+    """The actions that the changes of `plan_role` need, by their resource; with `image`, also the removal of that
+    policy when the image exists."""
+    actions = {action for change in changes for action in ACTIONS[change.action]}
+    actions |= set(ACTIONS["delete_policy"] if image else ())
+    return {role_arn: sorted(actions)} if actions else {}
+
+
 def plan_removal(role: Role | None, cluster: Cluster) -> list[Change]:
     """The changes that remove the role of this cluster; none if it does not exist or belongs to another owner."""
     if role is None or not role.is_of(cluster):

@@ -147,6 +147,24 @@ def plan_import(target: Target, bucket: Bucket | None, role: Role | None) -> lis
     return changes
 
 
+# The actions of each change, of the bucket and of the role. What is created gets tags, and a policy is read again.
+BUCKET_CHANGES = {"create_bucket": ("s3:CreateBucket", "s3:TagResource"), "tag_bucket": ("s3:PutBucketTagging",)}
+ROLE_CHANGES = {
+    "create_role": ("iam:CreateRole", "iam:TagRole"),
+    "put_policy": ("iam:GetRolePolicy", "iam:PutRolePolicy"),
+}
+
+
+def required_actions(changes: Sequence[Change], target: Target, account: str) -> dict[str, list[str]]:
+    """The actions that the changes of `plan_import` need, by their resource."""
+    role_arn = f"arn:{target.partition}:iam::{account}:role/{ROLE}"
+    required = {
+        resource: [action for change in changes for action in actions.get(change.action, ())]
+        for resource, actions in ((target.bucket_arn, BUCKET_CHANGES), (role_arn, ROLE_CHANGES))
+    }
+    return {resource: actions for resource, actions in required.items() if actions}
+
+
 def import_problems(target: Target, bucket: Bucket | None, role: Role | None) -> Iterator[str]:
     """Why what exists cannot be used, and is not changed either."""
     if bucket and bucket.region != target.region:

@@ -17,13 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
-    BUCKET_PREFIX,
     GIVEN,
     TOKEN,
     image_job_needs_bucket,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import csv_version
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import image_version, short_id
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import (
+    BUCKET_PREFIX,
+    image_version,
+    short_id,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem, uri_type
 
 NAMES = {"aws": "aws-podvm-image-cm", "azure": "azure-podvm-image-cm"}

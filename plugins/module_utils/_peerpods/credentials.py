@@ -150,10 +150,6 @@ def takes_session_token(csv: str | None) -> bool:
     return not csv or csv_version(csv) >= TAKES_SESSION_TOKENS
 
 
-# The buckets that the policy of the role allows which the collection creates.
-BUCKET_PREFIX = "podvm-"
-
-
 def image_job_needs_bucket(way: str, csv: str | None) -> bool:
     """Whether the image job on AWS takes a bucket and the role vmimport that exist; otherwise it creates them. True if
     the release is not known."""

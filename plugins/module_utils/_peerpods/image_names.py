@@ -8,6 +8,10 @@ openshift/sandboxed-containers-operator.
 
 from __future__ import annotations
 
+# The S3 buckets that the IAM role allows which the collection creates. The image job names its bucket after the AMI,
+# podvm-image-VERSION by default.
+BUCKET_PREFIX = "podvm-"
+
 
 def short_id(cluster_id: str) -> str:
     """The part of the ID of a cluster in the names of its images and of its gallery."""

@@ -15,7 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
     choose_credentials,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import channel_head
-from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, finding
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, MAY_BE_GRANTED, finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 CHECK, IDENTITY_CHECK = "vm-credentials", "vm-identity"
@@ -71,6 +71,15 @@ def _created(result: Mapping, error: str) -> dict:
     if "changes" not in result:
         return finding(IDENTITY_CHECK, error, result["msg"], WHY, POLICIES)
     name = (result.get("role") or result["identity"])["name"]
+    if result.get("denied"):
+        return finding(
+            IDENTITY_CHECK,
+            "warning",
+            f"{name} will be changed: {join_names(result['changes'])}. The credentials of this run may lack "
+            f"permissions for that: {join_names(result['denied'])}.",
+            "Without them, the role operator_install fails after ports were opened.",
+            f"Grant them as in the guide for AWS. {MAY_BE_GRANTED}",
+        )
     if result["changes"]:
         return finding(IDENTITY_CHECK, "ok", f"{name} will be changed: {join_names(result['changes'])}.")
     return finding(IDENTITY_CHECK, "ok", f"{name} is complete.")

@@ -55,6 +55,8 @@ TITLES = {
     "limit": "Limit of peer pods",
 }
 
+# What a simulation of the permissions does not know.
+MAY_BE_GRANTED = "If other policies or conditions grant them, ignore this."
 ONE_VM_EACH = "Every peer pod is a VM of its own. Without room for its VM, a peer pod stays pending or fails to start."
 
 

@@ -12,7 +12,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential
     chosen_credentials,
     csv_of,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, finding
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, MAY_BE_GRANTED, finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 WHY = "Every peer pod is a VM that is started from this image."
@@ -79,6 +79,15 @@ def _created(cluster: Mapping, settings: Mapping, needed: Mapping) -> dict:
         return finding(CHECK, "error", f"{found} {needed['msg']}", RESOURCES, CREATE_OTHERWISE)
     if "changes" not in needed:
         return finding(CHECK, "ok", found)
+    if creates and needed.get("denied"):
+        return finding(
+            CHECK,
+            "warning",
+            f"{found} This run does: {join_names(needed['changes'])}. Its credentials may lack permissions for that: "
+            f"{join_names(needed['denied'])}.",
+            RESOURCES,
+            f"Grant them as in the guide for AWS. {MAY_BE_GRANTED}",
+        )
     if creates:
         changes = f" This run does: {join_names(needed['changes'])}." if needed["changes"] else ""
         return finding(CHECK, "ok", f"{found}{changes}")

@@ -19,6 +19,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     plan_role,
     provider_problem,
     removal_problem,
+    required_actions,
     role_name,
 )
 
@@ -59,6 +60,16 @@ def test_the_marks_are_those_of_other_resources_of_the_collection():
 )
 def test_the_changes_of_a_role(role: Role | None, image: bool, changes: list[str]):
     assert [str(change) for change in plan_role(role, ACCOUNT, CLUSTER, image=image)] == changes
+
+
+def test_the_actions_that_the_changes_need():
+    """With an image, its policy is removed later."""
+    update = plan_role(replace(ROLE, trust={}), ACCOUNT, CLUSTER, image=False)
+    assert required_actions(update, ROLE.arn, image=False) == {ROLE.arn: ["iam:UpdateAssumeRolePolicy"]}
+    create = required_actions(plan_role(None, ACCOUNT, CLUSTER, image=True), ROLE.arn, image=True)
+    names = ("CreateRole", "DeleteRolePolicy", "GetRolePolicy", "PutRolePolicy", "TagRole")
+    assert create == {ROLE.arn: [f"iam:{name}" for name in names]}
+    assert required_actions([], ROLE.arn, image=False) == {}
 
 
 def test_a_role_is_removed_with_its_policies():

@@ -9,6 +9,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
     import_problems,
     plan_import,
     plan_removal,
+    required_actions,
 )
 
 TARGET = Target("id-1", "demo", "podvm-demo", "eu-central-1")
@@ -53,6 +54,14 @@ def test_the_policy_allows_no_more_than_vm_import_does():
     statements = Target("id-1", "demo", "podvm-demo", "us-gov-west-1", "aws-us-gov").document["Statement"]
     assert [statement["Resource"] for statement in statements] == [[bucket], [f"{bucket}/*"], ["*"]]
     assert all(action.startswith("ec2:") for action in statements[2]["Action"])
+
+
+def test_the_actions_that_the_changes_need():
+    assert required_actions(plan_import(TARGET, None, None), TARGET, "1") == {
+        "arn:aws:s3:::podvm-demo": ["s3:CreateBucket", "s3:TagResource"],
+        "arn:aws:iam::1:role/vmimport": ["iam:CreateRole", "iam:TagRole", "iam:GetRolePolicy", "iam:PutRolePolicy"],
+    }
+    assert required_actions(plan_import(TARGET, OUR_BUCKET, OUR_ROLE), TARGET, "1") == {}
 
 
 def denying(fields: dict) -> dict:

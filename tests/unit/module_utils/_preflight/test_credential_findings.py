@@ -139,6 +139,12 @@ CHECKED = {"problems": [], "denied": [], "unknown": ""}
             "r will be changed: create role, put policy x.",
         ),
         ({"changes": [], "identity": {"name": "i"}}, "operator_install_create_identity", "ok", "i is complete."),
+        (
+            {"changes": ["create role"], "role": {"name": "r"}, "denied": ["iam:CreateRole"]},
+            "operator_install_create_identity",
+            "warning",
+            "The credentials of this run may lack permissions for that: iam:CreateRole.",
+        ),
     ],
 )
 def test_the_role_or_identity(result: dict, token: str, status: str, message: str):

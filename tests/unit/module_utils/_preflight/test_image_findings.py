@@ -56,6 +56,11 @@ REJECTED = {"failed": True, "msg": "IAM rejected GetRole."}
         ({}, "ok", "when peer pods are enabled."),
         ({"creates": True, "needed": MISSING}, "ok", "This run does: create bucket b, create role vmimport, put"),
         ({"creates": True, "needed": EXIST}, "ok", "when peer pods are enabled."),
+        (
+            {"creates": True, "needed": {**MISSING, "denied": ["s3:CreateBucket"]}},
+            "warning",
+            "Its credentials may lack permissions for that: s3:CreateBucket.",
+        ),
         ({"creates": True, "needed": REJECTED}, "error", "IAM rejected GetRole."),
         ({"way": "token", "needed": MISSING}, "ok", "when peer pods are enabled."),
         ({"release": "1.12.0", "needed": MISSING}, "ok", "when peer pods are enabled."),
