@@ -18,12 +18,11 @@ options:
     description:
       - >-
         A dictionary with C(settings), C(credentials) and C(token), lists of C(key), C(option), C(value) and
-        C(initial), and of
-        settings also C(pattern), C(expected), C(remedy), C(only_new), C(of_networking) and C(opened_for); with
-        C(subscription) and
-        C(kata_config), lists of the same for these objects; and with C(credentials_from), C(extra_config), C(tags),
-        C(feature_gates), C(public_key), C(take_over) and C(namespace), the values of the options; C(platform);
-        C(facts), RV(osc.peerpods.cluster_info#module:details.credentials); C(installed_csv); and C(catalogs),
+        C(initial), and of settings also C(pattern), C(expected), C(remedy), C(never_empty), C(only_new),
+        C(of_networking) and C(opened_for); with C(subscription) and C(kata_config), lists of the same for these
+        objects; and with C(credentials_from), C(extra_config), C(tags), C(feature_gates), C(public_key), C(take_over)
+        and C(namespace), the values of the options; C(platform); C(facts),
+        RV(osc.peerpods.cluster_info#module:details.credentials); C(installed_csv); and C(catalogs),
         RV(osc.peerpods.operator_info#module:catalogs); and C(before_networking), which is whether the role
         P(osc.peerpods.cloud_networking#role), which finds the values of settings with C(of_networking), has not run
         yet.
@@ -34,8 +33,9 @@ options:
         C(opened_for) are the groups or subnets of VMs for which the role P(osc.peerpods.cloud_networking#role) opened
         the ports, and C(opened_by) is its option that names others than the default.
       - >-
-        A setting with C(remedy) must not be empty. One with C(only_new) is written only when C(peer-pods-cm) does not
-        exist. One whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
+        A setting with C(remedy) must not be empty. One with C(never_empty) is also written if an existing
+        C(peer-pods-cm) has an empty one. One with C(only_new) is written only when C(peer-pods-cm) does not exist. One
+        whose C(value) is empty is written if C(peer-pods-cm) does not exist, or if the operator requires it.
       - >-
         A credential with C(shared) names no identity. Credentials of the same C(group) belong together. One that is
         C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).

@@ -104,8 +104,8 @@ objects:
       type: bool
     content:
       description: >-
-        The C(spec) of a Subscription or a KataConfig, the C(data) of a ConfigMap, and the keys of a Secret with null
-        values; null for other kinds.
+        The C(spec) of a Subscription or a KataConfig, the C(data) of a ConfigMap, and the keys of a Secret that have
+        a value, with null values; null for other kinds.
       type: dict
   sample:
     - api_version: kataconfiguration.openshift.io/v1

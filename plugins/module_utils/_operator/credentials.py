@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
     GIVEN,
     REQUEST,
     TOKEN,
+    TOKEN_KEYS,
     choose_credentials,
     secret_source,
     takes_session_token,
@@ -78,9 +79,12 @@ class CredentialPlan:
     problems: tuple[str, ...] = ()
 
 
-def plan_credentials(options: Mapping[str, Any], secret: Mapping[str, Any] | None, csv: str) -> CredentialPlan:
+def plan_credentials(
+    options: Mapping[str, Any], secret: Mapping[str, Any] | None, csv: str, settings: Mapping[str, str] | None = None
+) -> CredentialPlan:
     """The plan for the existing `secret`, as `describe_object` describes it; None if it does not exist. `csv` is the
-    ClusterServiceVersion that is or will be installed, empty if it is not known.
+    ClusterServiceVersion that is or will be installed, empty if it is not known; `settings` is the data of
+    peer-pods-cm.
 
     Of `options`, `credentials` and `token` are the rows of the options of either way. `key` of a token's row is that of
     the environment, `secret_key` that of peer-pods-secret.
@@ -101,7 +105,7 @@ def plan_credentials(options: Mapping[str, Any], secret: Mapping[str, Any] | Non
         problems.append(CONFLICTS[choice.way, source])
     plan = CredentialPlan(choice.way, choice.reason)
     if choice.way == GIVEN:
-        plan = _plan_given(plan, options["credentials"], secret, csv)
+        plan = _plan_given(plan, options["credentials"], secret, csv, settings or {})
     elif choice.way == TOKEN:
         plan = _plan_token(plan, options["token"], secret)
     return replace(plan, problems=(*problems, *plan.problems))
@@ -113,7 +117,11 @@ def _set_options(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _plan_given(
-    plan: CredentialPlan, rows: Sequence[Mapping[str, Any]], secret: Mapping[str, Any] | None, csv: str
+    plan: CredentialPlan,
+    rows: Sequence[Mapping[str, Any]],
+    secret: Mapping[str, Any] | None,
+    csv: str,
+    settings: Mapping[str, str],
 ) -> CredentialPlan:
     """A complete Secret and that of another owner keep what they have where no option is set. The environment fills a
     new Secret, and one that an earlier run has left incomplete."""
@@ -129,6 +137,8 @@ def _plan_given(
         *(problem for row in rows if row["key"] in written for problem in missing(row)),
         *_half_set(rows),
     ]
+    if is_kept and not _set_options(rows):
+        problems += _incomplete({*stored, *written, *(key for key, value in settings.items() if value)}, rows)
     if str(written.get(ACCESS_KEY, "")).startswith(TEMPORARY_PREFIX):
         problems += _session_problems(token, csv)
         written[SESSION_TOKEN] = token
@@ -153,6 +163,21 @@ def _half_set(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield (
             f"{' and '.join(row['option'] for row in pair if is_set(row))} must be set together with "
             f"{' and '.join(absent)}: they belong to one key."
+        )
+
+
+def _incomplete(keys: Collection[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Why cloud-api-adaptor cannot start with a Secret that is kept. `keys` are those of the Secret and of
+    peer-pods-cm: both are its environment, which its entrypoint checks, and its provider the secret of Azure
+    (src/cloud-api-adaptor/entrypoint.sh and src/cloud-providers/azure/client.go of
+    confidential-containers/cloud-api-adaptor)."""
+    lacking = [row for row in rows if not row.get("optional") and row["key"] not in keys]
+    if lacking and not any(key in keys for key in TOKEN_KEYS):
+        keys_of_rows = " and no ".join(row["key"] for row in lacking)
+        yield (
+            f"peer-pods-secret, which this collection did not create, has no {keys_of_rows}: "
+            "cloud-api-adaptor does not start without. Add what is missing, or set "
+            f"{' and '.join(row['option'] for row in lacking)}, and operator_install_take_over to true."
         )
 
 

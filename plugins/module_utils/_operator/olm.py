@@ -51,12 +51,12 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
 
 
 def _content(kind: str, object_: dict) -> dict | None:
-    """The settings that an object has: of a Secret only the names of its keys."""
+    """The settings that an object has: of a Secret only the names of its keys that have a value."""
     if kind in ("KataConfig", "Subscription"):
         return object_.get("spec") or {}
     if kind == "ConfigMap":
         return object_.get("data") or {}
-    return dict.fromkeys(object_.get("data") or {}) if kind == "Secret" else None
+    return {key: None for key, value in (object_.get("data") or {}).items() if value} if kind == "Secret" else None
 
 
 def describe_subscription(subscription: dict | None) -> dict | None:

@@ -67,10 +67,11 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     """
     settings = list(_known(options["settings"], options["before_networking"]))
     existing = _Existing(options["objects"])
+    stored = existing.content(existing.settings)
     gates = {name: _as_read(value) for name, value in options["feature_gates"].items()}
     subscription = _spec(options, "subscription", existing.subscription)
     csv = options["installed_csv"] or _csv(options, subscription)
-    credentials = plan_credentials(options, existing.secret, csv)
+    credentials = plan_credentials(options, existing.secret, csv, stored)
     tags = ",".join(f"{name}={value}" for name, value in options["tags"].items())
     config = {entry["key"]: as_text(value_of(entry)) for entry in settings} | {"TAGS": tags}
     if existing.settings:
@@ -78,15 +79,16 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         required = {entry["key"] for entry in settings if entry.get("remedy") or "option" not in entry} & kept
     else:
         kept, required = set(), set()
+    # With an empty one, cloud-api-adaptor does not start either.
+    empty = {entry["key"] for entry in settings if entry.get("never_empty") and stored.get(entry["key"]) == ""}
     written = {key: value for key, value in config.items() if key not in kept or key in required}
     written |= {key: _as_read(value) for key, value in options["extra_config"].items() if value is not None}
     written = {key: value for key, value in written.items() if value}
-    stored = existing.content(existing.settings)
     desired = {
         "subscription": {**subscription, **_with_env(existing.content(existing.subscription), credentials.env)},
         "kata_config": {"enablePeerPods": True, **_spec(options, "kata_config", existing.kata_config)},
     }
-    changed = {key: value for key, value in written.items() if key not in required & stored.keys()}
+    changed = {key: value for key, value in written.items() if key not in (required & stored.keys()) - empty}
     known = {name: existing.content(entry) for name, entry in existing.image_settings.items()}
     image = image_settings(
         options["platform"],
@@ -108,7 +110,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     return {
         **desired,
         "config_map": written,
-        "only_missing": sorted(required),
+        "only_missing": sorted(required - empty),
         "secret": credentials.secret,
         "credentials": {
             "way": credentials.way,
@@ -129,7 +131,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
         "closed": [sentence for entry in settings for sentence in _closed(entry, {**stored, **changed})],
         "problems": [
             *credentials.problems,
-            *(problem for entry in settings if entry["key"] not in stored for problem in missing(entry)),
+            *(problem for entry in settings if entry["key"] not in stored.keys() - empty for problem in missing(entry)),
             *(problem for entry in settings for problem in malformed(entry)),
             *image.problems,
             *_gate_problems(gates),

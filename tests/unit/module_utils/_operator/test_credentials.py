@@ -44,7 +44,7 @@ def secret(*keys: str, labels: dict[str, str] | None = None, managed: bool = Tru
     return {"labels": labels or {}, "content": dict.fromkeys(keys), "managed": managed}
 
 
-def plan(existing: dict | None = None, csv: str = "1.13.0", **options) -> CredentialPlan:
+def plan(existing: dict | None = None, csv: str = "1.13.0", settings: dict | None = None, **options) -> CredentialPlan:
     defaults = {
         "credentials": aws(),
         "token": [],
@@ -52,7 +52,7 @@ def plan(existing: dict | None = None, csv: str = "1.13.0", **options) -> Creden
         "platform": "AWS",
         "facts": None,
     }
-    return plan_credentials(defaults | options, existing, f"sandboxed-containers-operator.v{csv}")
+    return plan_credentials(defaults | options, existing, f"sandboxed-containers-operator.v{csv}", settings)
 
 
 ENVIRONMENT = {"ID": "AKIAENV", "KEY": "e"}
@@ -74,7 +74,6 @@ def as_pair(values: dict[str, str]) -> dict[str, str]:
         # The environment does not replace the key of a Secret, whoever created it.
         (secret(*PAIR), {}, {}),
         (secret(*PAIR, managed=False), {}, {}),
-        (secret(PAIR[0], managed=False), {}, {}),
         # Options do, which is how a key is rotated.
         (secret(*PAIR), OPTIONS, as_pair(OPTIONS)),
         (secret(*PAIR, managed=False), OPTIONS, as_pair(OPTIONS)),
@@ -84,6 +83,37 @@ def as_pair(values: dict[str, str]) -> dict[str, str]:
 def test_the_environment_fills_only_a_new_secret(existing: dict | None, options: dict, written: dict):
     planned = plan(existing, credentials=aws(options, ENVIRONMENT))
     assert (planned.secret, planned.problems, planned.warnings) == (written, (), ())
+
+
+IDENTITY = ("CLIENT_ID", "TENANT_ID", "SUBSCRIPTION_ID")
+
+
+@pytest.mark.parametrize(
+    ("existing", "options", "lacking"),
+    [
+        (secret(PAIR[0], managed=False), {}, "AWS_SECRET_ACCESS_KEY"),
+        (secret(managed=False), {}, "AWS_ACCESS_KEY_ID and no AWS_SECRET_ACCESS_KEY"),
+        (secret(PAIR[0], managed=False), {"settings": {PAIR[1]: ""}}, "AWS_SECRET_ACCESS_KEY"),
+        # Both are the environment of cloud-api-adaptor.
+        (secret(PAIR[0], managed=False), {"settings": {PAIR[1]: "x"}}, None),
+        # A token that the user has set up.
+        (secret("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", managed=False), {}, None),
+        (secret(*IDENTITY, managed=False), {"credentials": azure({}, {}), "platform": "Azure"}, "CLIENT_SECRET"),
+        (
+            secret(*IDENTITY, "AZURE_FEDERATED_TOKEN_FILE", managed=False),
+            {"credentials": azure({}, {}), "platform": "Azure"},
+            None,
+        ),
+    ],
+)
+def test_a_secret_of_another_owner_without_a_required_key_is_reported(existing: dict, options: dict, lacking: str):
+    planned = plan(existing, **{"credentials": aws({}, ENVIRONMENT), **options})
+    assert planned.secret == {}
+    if lacking is None:
+        assert planned.problems == ()
+    else:
+        (problem,) = planned.problems
+        assert f"has no {lacking}: cloud-api-adaptor does not start without. Add what is missing, or set " in problem
 
 
 def test_an_option_changes_its_key_of_a_complete_secret_and_no_other():

@@ -244,6 +244,28 @@ def test_each_change_of_another_owner_is_listed(entry: dict, options: dict, line
     assert settings(required, objects=[entry], **options)["takes_over"] == [line]
 
 
+@pytest.mark.parametrize("managed", [True, False])
+def test_a_setting_that_must_not_be_empty_replaces_an_empty_one(managed: bool):
+    """With AZURE_SUBNET_ID="", cloud-api-adaptor does not start."""
+    region = {"key": "REGION", "initial": "eu", "never_empty": True}
+    subnet = row("SUBNET", "", initial="subnet-1", remedy="Set it.", never_empty=True)
+    image = row("IMAGE", "")
+    data = {"REGION": "", "SUBNET": "", "IMAGE": ""}
+    stored = existing("ConfigMap", "peer-pods-cm", data, managed=managed)
+    planned = settings(region, subnet, image, objects=[stored])
+    assert (planned["config_map"], planned["only_missing"]) == ({"REGION": "eu", "SUBNET": "subnet-1"}, [])
+    lines = [
+        f"ConfigMap peer-pods-cm: {key} from not set to {planned['config_map'][key]}" for key in ("REGION", "SUBNET")
+    ]
+    assert planned["takes_over"] == ([] if managed else lines)
+    assert len(planned["problems"]) == (0 if managed else 1)
+    unknown = settings({**subnet, "initial": ""}, objects=[stored])
+    assert unknown["problems"] == ["role_subnet is empty. Set it."]
+    full = existing("ConfigMap", "peer-pods-cm", {"REGION": "us", "SUBNET": "subnet-0"}, managed=managed)
+    kept = settings(region, subnet, image, objects=[full])
+    assert (kept["only_missing"], kept["takes_over"], kept["problems"]) == (["REGION", "SUBNET"], [], [])
+
+
 @pytest.mark.parametrize(
     ("secret", "data", "is_refused"),
     [
