@@ -46,7 +46,8 @@ def _split(text: str) -> list:
 
 def _of_yaml(text: str) -> list:
     try:
-        value = yaml_load(text)
+        # Not the subclass of str that Ansible makes of the text in a file, which libyaml rejects.
+        value = yaml_load(text.encode().decode())
     except YAMLError:
         value = None
     if not isinstance(value, list):

@@ -90,3 +90,13 @@ def test_what_begins_like_a_list_is_one(text: str):
 def test_what_is_no_boolean_is_not_guessed(value: object):
     with pytest.raises(TypeError, match="not a valid boolean"):
         as_bool(value)
+
+
+def test_a_list_in_a_text_of_a_file_is_read():
+    """Ansible marks such a text with a class of its own."""
+
+    class Tagged(str):
+        __slots__ = ()
+
+    assert as_list(Tagged('["a", "b"]')) == ["a", "b"]
+    assert as_list(Tagged('[{"a": "b"}]'), "dict") == [{"a": "b"}]
