@@ -197,7 +197,11 @@ def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:
     annotations = next(
         (entry["metadata"].get("annotations") for entry in configurations if entry["metadata"]["name"] == WEBHOOK), None
     )
-    return json.loads((annotations or {}).get(OPTIONS_ANNOTATION, "{}"))
+    try:
+        return json.loads((annotations or {}).get(OPTIONS_ANNOTATION, "{}"))
+    except ValueError:
+        # The role webhook reports it.
+        return {}
 
 
 def _catalog(package: dict) -> dict:

@@ -216,7 +216,11 @@ def test_details_of_an_old_api_server_without_an_operator():
 
 @pytest.mark.parametrize(
     ("annotations", "options"),
-    [(None, {}), ({"osc.peerpods.io/options": '{"certificate": "own"}'}, {"certificate": "own"})],
+    [
+        (None, {}),
+        ({"osc.peerpods.io/options": '{"certificate": "own"}'}, {"certificate": "own"}),
+        ({"osc.peerpods.io/options": '{"certificate": '}, {}),
+    ],
 )
 def test_the_registration_has_the_options_of_its_webhook(annotations: dict | None, options: dict):
     webhooks = [
