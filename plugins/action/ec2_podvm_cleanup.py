@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("osc.peerpods.ec2_podvm_cleanup")
+preload("osc.peerpods.ec2_podvm_cleanup", "ec2")
 
 
 class ActionModule(ModuleInController):

@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("osc.peerpods.ec2_podvm_image_info")
+preload("osc.peerpods.ec2_podvm_image_info", "ec2")
 
 
 class ActionModule(ModuleInController):

@@ -9,7 +9,7 @@ from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import
     preload,
 )
 
-preload("osc.peerpods.security_group_ports")
+preload("osc.peerpods.security_group_ports", "ec2")
 
 
 class ActionModule(ModuleInController):

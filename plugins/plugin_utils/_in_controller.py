@@ -28,6 +28,7 @@ from ansible import constants
 from ansible.module_utils import basic
 from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as NormalAction
+from ansible.plugins.loader import filter_loader
 from ansible.release import __version__
 
 # This module uses methods of ActionBase that are not public. The tests run with each release of ansible-core up to this
@@ -40,12 +41,30 @@ PROFILE = "legacy"
 HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
 
 
-def preload(module: str) -> None:
-    """Import the module, so that each fork has it and its SDK. The module reports a failed import when it runs."""
+def preload(module: str, *aws_services: str) -> None:
+    """Import the module, so that each fork has it, its SDK and the SDK's descriptions of the services that it uses.
+
+    The module reports a failed import when it runs.
+    """
     with contextlib.suppress(ImportError):
         imported(module)
+        for service in aws_services:
+            _botocores_loader().load_service_model(service, "service-2")
+    # Ansible loads all filters of a collection if a template uses one of them: every fork would load them again.
+    filter_loader.get("osc.peerpods.as_bool")
     # Otherwise the garbage collector of every fork would visit all imported objects, and so copy their memory.
     gc.freeze()
+
+
+@functools.cache
+def _botocores_loader() -> Any:
+    """botocore's loader of descriptions, for all of its sessions. Each of them would have its own, which takes a tenth
+    of a second for that of EC2. Raises ImportError.
+    """
+    import botocore.session
+
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+    return botocore.session.Session().get_component("data_loader")
 
 
 def renamed(task: Any, module: str) -> Any:
