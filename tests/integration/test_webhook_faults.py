@@ -59,12 +59,12 @@ PORT, HEALTH_PORT = 9443, 8080
 # The number of concurrent creations, every TICK seconds. They start together, so that the API server opens the same
 # number of connections to the webhook. Every twentieth pod is really created, the others in a dry run.
 CONNECTIONS = 8
-TICK = 0.2
+TICK = 0.4
 STORED_EVERY = 20
 
 # The number of creations by each connection, before and after each fault, so that each connection of the API server to
 # the webhook is used again.
-STEADY = 20
+STEADY = 8
 
 PODS = "/api/v1/namespaces/load/pods"
 MUTATED = {"limits": {RESOURCE: "1"}, "requests": {RESOURCE: "1"}}
