@@ -7,7 +7,9 @@ confidential-containers/cloud-api-adaptor.
 
 No packets are sent to a VM. Whether the cloud would let them pass is decided by its rules at that time: security groups
 are stateful (docs.aws.amazon.com/vpc/latest/userguide/security-groups.html), and so are network security groups
-(learn.microsoft.com/azure/virtual-network/network-security-groups-overview). Network ACLs are not evaluated.
+(learn.microsoft.com/azure/virtual-network/network-security-groups-overview). Network ACLs are stateless, so that they
+must allow the replies as well (docs.aws.amazon.com/vpc/latest/userguide/vpc-network-acls.html). The subnet of a NAT
+gateway is not evaluated.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ NO_AGENT = "tests.osc.peerpods/no-agent"
 INTERNET = "198.51.100.7"
 
 AGENT_PORT, VXLAN_PORT = 15150, 9000
+
+# A port that Linux opens connections from (net.ipv4.ip_local_port_range), to which replies are sent.
+EPHEMERAL_PORT = 32768
+
+# The numbers of protocols in a network ACL.
+PROTOCOLS = {"tcp": "6", "udp": "17"}
 
 Log = Callable[[str, str], None]
 
@@ -169,8 +177,12 @@ class Aws:
     def has_egress(self, vm: Vm) -> bool:
         _worker, machine = self._ends(vm)
         permissions = self._permissions(machine, "IpPermissionsEgress")
-        return self._has_route(machine["SubnetId"], machine["VpcId"]) and any(
-            _allows(permission, "tcp", 443, INTERNET, ()) for permission in permissions
+        entries = self._acl_entries(machine["SubnetId"])
+        return (
+            self._has_route(machine["SubnetId"], machine["VpcId"])
+            and any(_allows(permission, "tcp", 443, INTERNET, ()) for permission in permissions)
+            and _lets_pass(entries, True, "tcp", 443, INTERNET)
+            and _lets_pass(entries, False, "tcp", EPHEMERAL_PORT, INTERNET)
         )
 
     def _has_route(self, subnet_id: str, vpc_id: str) -> bool:
@@ -188,7 +200,7 @@ class Aws:
         )
 
     def _passes(self, source: dict, target: dict, protocol: str, port: int) -> bool:
-        """Whether the groups of both instances allow the first packet."""
+        """Whether the groups of both instances allow the first packet, and the network ACLs also the replies."""
 
         def any_allows(owner: dict, direction: str, other: dict) -> bool:
             groups = [group["GroupId"] for group in other["SecurityGroups"]]
@@ -197,7 +209,27 @@ class Aws:
                 for permission in self._permissions(owner, direction)
             )
 
-        return any_allows(source, "IpPermissionsEgress", target) and any_allows(target, "IpPermissions", source)
+        return (
+            any_allows(source, "IpPermissionsEgress", target)
+            and any_allows(target, "IpPermissions", source)
+            and self._crosses(source, target, protocol, port)
+            # The tunnel has no replies: both ends send to its port.
+            and (protocol == "udp" or self._crosses(target, source, protocol, EPHEMERAL_PORT))
+        )
+
+    def _crosses(self, source: dict, target: dict, protocol: str, port: int) -> bool:
+        """Whether the network ACLs of both subnets let a packet pass. Within a subnet, nothing is filtered."""
+        if source["SubnetId"] == target["SubnetId"]:
+            return True
+        leaving, entering = self._acl_entries(source["SubnetId"]), self._acl_entries(target["SubnetId"])
+        return _lets_pass(leaving, True, protocol, port, target["PrivateIpAddress"]) and _lets_pass(
+            entering, False, protocol, port, source["PrivateIpAddress"]
+        )
+
+    def _acl_entries(self, subnet_id: str) -> list[dict]:
+        of_subnet = [{"Name": "association.subnet-id", "Values": [subnet_id]}]
+        (acl,) = self._network().describe_network_acls(Filters=of_subnet)["NetworkAcls"]
+        return acl["Entries"]
 
     def _permissions(self, instance: dict, direction: str) -> list[dict]:
         groups = [group["GroupId"] for group in instance["SecurityGroups"]]
@@ -294,6 +326,21 @@ def _allows(permission: Mapping[str, Any], protocol: str, port: int, address: st
         ipaddress.ip_address(address) in ipaddress.ip_network(entry["CidrIp"])
         for entry in permission.get("IpRanges", ())
     )
+
+
+def _lets_pass(entries: Iterable[Mapping[str, Any]], is_egress: bool, protocol: str, port: int, other: str) -> bool:
+    """What the first rule of a network ACL decides that matches a packet to `port`, from or to the `other` address."""
+    for entry in sorted(entries, key=lambda entry: entry["RuleNumber"]):
+        ports = entry.get("PortRange")
+        if (
+            entry["Egress"] == is_egress
+            and entry["Protocol"] in ("-1", PROTOCOLS[protocol])
+            and (entry["Protocol"] == "-1" or not ports or ports["From"] <= port <= ports["To"])
+            and "CidrBlock" in entry
+            and ipaddress.ip_address(other) in ipaddress.ip_network(entry["CidrBlock"])
+        ):
+            return entry["RuleAction"] == "allow"
+    return False
 
 
 class Azure:

@@ -324,6 +324,87 @@ def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aw
     assert found["verify-deleted"]["status"] == "ok"
 
 
+@contextmanager
+def network_acl(moto: aws.Moto, side: aws.CloudSide, subnet: str, *denied: dict) -> Iterator[None]:
+    """The network ACL of the subnet allows everything else."""
+    ec2 = moto.client("ec2")
+    of_subnet = [{"Name": "association.subnet-id", "Values": [subnet]}]
+    acl = ec2.create_network_acl(VpcId=side.vpc_id)["NetworkAcl"]["NetworkAclId"]
+    everything = [{"Egress": egress, "Protocol": "-1", "RuleAction": "allow"} for egress in (False, True)]
+    for number, entry in enumerate((*denied, *everything), start=1):
+        rule = {"RuleAction": "deny", "CidrBlock": "0.0.0.0/0", **entry}
+        ec2.create_network_acl_entry(NetworkAclId=acl, RuleNumber=number, **rule)
+
+    def replace(name: str) -> str:
+        (replaced,) = ec2.describe_network_acls(Filters=of_subnet)["NetworkAcls"]
+        (association,) = [each for each in replaced["Associations"] if each["SubnetId"] == subnet]
+        ec2.replace_network_acl_association(AssociationId=association["NetworkAclAssociationId"], NetworkAclId=name)
+        return replaced["NetworkAclId"]
+
+    before = replace(acl)
+    yield
+    replace(before)
+    ec2.delete_network_acl(NetworkAclId=acl)
+
+
+def subnet_of(moto: aws.Moto, worker: openshift.Worker) -> str:
+    ids = [worker.provider_id.rpartition("/")[2]]
+    (reservation,) = moto.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
+    return reservation["Instances"][0]["SubnetId"]
+
+
+def denied(protocol: str, first: int, last: int, *, egress: bool) -> dict:
+    return {"Egress": egress, "Protocol": protocol, "PortRange": {"From": first, "To": last}}
+
+
+TCP, UDP = "6", "17"
+
+
+def test_a_network_acl_denies_the_replies_of_the_agent(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
+    """The VMs are in another subnet than the node; within a subnet, no network ACL filters."""
+    other = subnet_of(moto, side.workers[1])
+    with (
+        network_acl(moto, side, other, denied(TCP, 32768, 60999, egress=True)),
+        on_aws.set(AWS_SUBNET_ID=other),
+    ):
+        found = on_aws.verify()
+    assert failed(found) == {"verify-agent": "port"}
+    assert "check network ACLs" in found["verify-agent"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "closed_off"),
+    [
+        (None, []),
+        (denied(TCP, 15150, 15150, egress=False), ["agent"]),
+        (denied(TCP, 1024, 65535, egress=True), ["agent"]),
+        (denied(UDP, 9000, 9000, egress=False), ["to the VM"]),
+        (denied(UDP, 9000, 9000, egress=True), ["from the VM"]),
+        (denied(TCP, 443, 443, egress=True), ["egress"]),
+        (denied(TCP, 1024, 65535, egress=False), ["agent", "egress"]),
+        ({"Egress": False, "Protocol": "-1"}, ["agent", "to the VM", "egress"]),
+        ({**denied(TCP, 1, 65535, egress=False), "CidrBlock": "192.0.2.0/24"}, []),
+    ],
+)
+def test_the_network_acls_of_the_stand_in_are_stateless(
+    moto: aws.Moto, side: aws.CloudSide, entry: dict | None, closed_off: list[str]
+):
+    vms, node = Aws(moto.endpoint_url), {"spec": {"providerID": side.workers[0].provider_id}}
+    other = subnet_of(moto, side.workers[1])
+    settings = {"PODVM_AMI_ID": "ami-12c6146b", "AWS_REGION": aws.REGION, "AWS_SUBNET_ID": other}
+    secret = {name: moto.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    vm = vms.create("podvm-a-1", "1", node, settings, secret, lambda *_line: None)
+    with network_acl(moto, side, other, *filter(None, [entry])):
+        passing = {
+            "agent": vms.reaches(vm, "tcp", 15150),
+            "to the VM": vms.reaches(vm, "udp", 9000),
+            "from the VM": vms.is_reached_by(vm, "udp", 9000),
+            "egress": vms.has_egress(vm),
+        }
+    vms.delete(vm.id, settings, secret, lambda *_line: None)
+    assert [name for name, passes in passing.items() if not passes] == closed_off
+
+
 def test_the_wait_ends_before_cloud_api_adaptor_deletes_the_vm(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
     """Otherwise its console would be lost."""
     with closed(moto, side, 15150, "tcp"), on_aws.set(PROXY_TIMEOUT="5m"):
