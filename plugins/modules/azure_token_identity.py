@@ -27,12 +27,12 @@ options:
   name:
     description:
       - >-
-        The name of the identity. Defaults to that of the identity in O(resource_group) with the tags of this cluster,
+        The name of the identity. Defaults to that of the identity in the subscription with the tags of this cluster,
         and without one to O(cluster_name) with C(-peer-pods).
     type: str
   resource_group:
     description:
-      - The resource group of the identity.
+      - The resource group of a new identity, and of the one with O(name).
     type: str
     required: true
   location:
@@ -77,8 +77,9 @@ options:
   state:
     description:
       - >-
-        Whether the identity exists. With V(absent), every identity in O(resource_group) with the tags of this cluster
-        is removed, or that of O(name), with their role assignments. An identity of another owner stays.
+        Whether the identity exists. With V(absent), every identity in the subscription with the tags of this cluster is
+        removed, or that of O(name) in O(resource_group), with their role assignments. An identity of another owner
+        stays.
     type: str
     choices: [present, absent]
     default: present
@@ -167,6 +168,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity import (
     CREDENTIALS,
+    IDENTITIES,
     IDENTITY_API_VERSION,
     SERVICE_ACCOUNT,
     Change,
@@ -205,13 +207,8 @@ class Run:
         self.made = made
 
     def own(self) -> list[Mapping[str, Any]]:
-        """The identities of this cluster in the resource group, by their tags."""
-        try:
-            listed = list(self.arm.list(self.path.rpartition("/")[0], IDENTITY_API_VERSION))
-        except ArmError as error:
-            if error.status == 404:
-                return []
-            raise
+        """The identities of this cluster by their tags, also those in the resource group of an earlier run."""
+        listed = self.arm.list(f"{self.subscription}/providers/{IDENTITIES}", IDENTITY_API_VERSION)
         return own_identities(listed, self.path, self.cluster)
 
     def read(self, path: str) -> Existing:

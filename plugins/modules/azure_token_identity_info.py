@@ -95,6 +95,11 @@ denied:
   type: list
   elements: str
   sample: [Microsoft.Network/networkSecurityGroups/join/action in demo-7x2kq-rg]
+tenant_id:
+  description: The tenant of the identity, null if it was not found.
+  returned: success
+  type: str
+  sample: 1d0f7a30-4b2c-4f5d-8a6e-9b3c2d1e0f4a
 unknown:
   description: What could not be checked, as a sentence; empty if everything was.
   returned: success
@@ -126,7 +131,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
 def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
     cluster = Cluster("", "", params["issuer"], params["namespace"], "")
     subscription = f"/subscriptions/{arm.subscription_id}"
-    result: dict[str, Any] = {"problems": [], "denied": [], "unknown": ""}
+    result: dict[str, Any] = {"problems": [], "denied": [], "tenant_id": None, "unknown": ""}
     if problem := issuer_problem(cluster):
         return {**result, "problems": [problem]}
     client_id = params["identity_client_id"]
@@ -146,6 +151,7 @@ def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
                 f"{client_id}. If the identity is in another subscription, it was not checked."
             ),
         }
+    result["tenant_id"] = identity["properties"].get("tenantId")
     credentials = list(arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION))
     problems = [
         f"cloud-api-adaptor cannot use the managed identity {identity['name']}. {problem} Create it with az identity "

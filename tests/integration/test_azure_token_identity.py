@@ -107,10 +107,11 @@ def test_the_roles_for_an_image_are_removed(azure: AzureArm, run):
     assert not run()["changed"]
 
 
-def test_an_identity_that_was_given_is_checked(run, info):
+def test_an_identity_that_was_given_is_checked(azure: AzureArm, run, info):
     """What azure_token_identity creates is what the check requires."""
     client_id = run()["identity"]["client_id"]
     checked = info(client_id)
+    assert checked["tenant_id"] == azure.tenant_id
     assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
     # Reader has the others, and Virtual Machine Contributor the keys.
     missing = [f"{action} in {GROUP}" for action in IMAGE_ACTIONS if action.endswith(("/write", "/delete"))]
@@ -206,12 +207,16 @@ STATE = {
     "subscription": None,
     "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": "", "is_created": False},
 }
+MANAGED = "aro-rg"
 PLANNED = "00000000-0000-0000-0000-000000000000"
 
 
 def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path: Path):
     """In the plan, before anything is changed, the client ID is not known. test_site.py has the same on AWS with an
-    operator; then a teardown removes the identity, for which there is no cluster here."""
+    operator; then a teardown removes the identity, for which there is no cluster here.
+
+    On Azure Red Hat OpenShift, nothing can be created in the resource group of the cluster.
+    """
 
     def tasks(name: str, **variables: object) -> dict:
         return {
@@ -219,6 +224,11 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
             "vars": variables,
         }
 
+    given = {
+        "operator_install_azure_identity_client_id": PLANNED,
+        "operator_install_found_azure_tenant_id": "",
+        "cluster_prerequisites_given_identity": {"tenant_id": azure.tenant_id},
+    }
     show = {"ansible.builtin.debug": {"msg": "{{ operator_install_plan.subscription }}"}}
     variables = {
         "cluster_prerequisites_cluster": {
@@ -226,11 +236,15 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
             "region": "westeurope",
             "infrastructure_name": "demo-7x2kq",
             "cluster_id": "uuid",
-            "resource_group": GROUP,
+            "resource_group": MANAGED,
             "network_resource_group": NETWORK,
             "subscription_id": azure.subscription_id,
-            "details": {"credentials": {"mode": "Manual", "issuer": ISSUER, "root": None, "secret": None}},
+            "details": {
+                "aro": {"resource_group": MANAGED, "manages_nsgs": False},
+                "credentials": {"mode": "Manual", "issuer": ISSUER, "root": None, "secret": None},
+            },
         },
+        "operator_install_azure_resource_group": GROUP,
         "operator_install_create_identity": "true",
         "operator_install_state": STATE,
     }
@@ -243,11 +257,15 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
             show,
             # Without its name, and without the Subscription that has its client ID.
             tasks("remove_identity_azure"),
+            # The tenant of an identity that is set, after a login without AZURE_TENANT_ID.
+            tasks("plan", **given),
+            show,
         ],
     )
     playbook = tmp_path / "play.yml"
     playbook.write_text(json.dumps(play))
     environment = ansible_environment({**JSON_OUTPUT, **azure.environment})
+    azure.take_requests()
     completed = run_playbook(["ansible-playbook", str(playbook)], environment, ROOT)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     shown = [
@@ -256,9 +274,10 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
         for task in each["tasks"]
         if "config" in (task["hosts"]["localhost"].get("msg") or "")
     ]
-    planned, created = ({entry["name"]: entry["value"] for entry in env} for env in shown)
+    planned, created, of_given = ({entry["name"]: entry["value"] for entry in env} for env in shown)
     rest = {"TENANTID": azure.tenant_id, "SUBSCRIPTIONID": azure.subscription_id}
-    assert planned == {"CLIENTID": PLANNED, **rest}
+    assert planned == of_given == {"CLIENTID": PLANNED, **rest}
     assert created == {"CLIENTID": created["CLIENTID"], **rest}
     assert created["CLIENTID"] not in (PLANNED, "")
     assert azure.identities.stored == {}
+    assert not [path for _method, path in azure.take_requests() if f"/{MANAGED}/" in path]

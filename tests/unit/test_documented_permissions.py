@@ -11,6 +11,7 @@ from pathlib import Path
 import botocore.session
 import yaml
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import granted
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ROLES
 
 from tests.support import ROOT
 
@@ -121,6 +122,7 @@ def test_the_azure_role_for_the_identity_has_the_actions_of_the_code():
 
 def test_the_azure_roles_of_the_operator_are_what_it_requests():
     variables = yaml.safe_load((ROOT / "roles/operator_install/vars/main/azure.yml").read_text())
-    (roles,) = re.findall(r"for role in (.*); do", (GUIDES / "guide_azure.rst").read_text())
+    roles = re.findall(r"for role in (.*?); do", (GUIDES / "guide_azure.rst").read_text(), re.DOTALL)[0]
     requested = variables["operator_install_azure_provider_spec"]["roleBindings"]
-    assert re.findall(r'"(.*?)"', roles) == [binding["role"] for binding in requested]
+    # And those of the jobs for the image.
+    assert re.findall(r'"(.*?)"', roles) == [*(binding["role"] for binding in requested), *IMAGE_ROLES]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import REQUEST
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import REQUEST, TOKEN
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment import (
     DAEMON_SET,
     KATA_POOL,
@@ -25,7 +25,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import csv_version
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import INITDATA_KEY, PROXY_KEYS
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import channel_head
-from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import chosen_credentials
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import (
+    CREATE,
+    chosen_credentials,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding, unknown_finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -294,16 +297,30 @@ def _aro(cluster: Mapping, settings: Mapping) -> dict:
     found = f"This is Azure Red Hat OpenShift, which manages the resource group {group}."
     if aro["manages_nsgs"]:
         found += " It attaches its own network security group to the subnets of the cluster."
+    way = chosen_credentials(cluster, settings).way
+    creates_identity = way == TOKEN and CREATE in settings["credentials"]["token"]
     # A CredentialsRequest gets the identity of the cluster.
-    is_own = chosen_credentials(cluster, settings).way == REQUEST
-    if is_own or not _is_to_be_installed(cluster, settings) or (used or "").lower() != (group or "").lower():
+    if way == REQUEST or not _is_to_be_installed(cluster, settings):
         return finding("aro", "ok", found)
-    return finding(
-        "aro",
-        "warning",
-        f"{found} The VMs of peer pods would be created in it.",
-        "A deny assignment forbids every change in that resource group to other identities than those of the cluster, "
-        "also for owners of the subscription. The same applies to rules of its network security group.",
-        "Set operator_install_azure_resource_group to a resource group in which the VMs' identity may create VMs, and "
-        "bring your own network security groups if ports must be opened (az aro create --enable-preconfigured-nsg).",
-    )
+    if (used or "").lower() == (group or "").lower():
+        return finding(
+            "aro",
+            "error" if creates_identity else "warning",
+            f"{found} The VMs of peer pods{' and their identity' if creates_identity else ''} would be created in it.",
+            "A deny assignment forbids every change in that resource group to other identities than those of the "
+            "cluster, also for owners of the subscription. The same applies to rules of its network security group.",
+            "Set operator_install_azure_resource_group to a resource group in which the VMs' identity may create VMs, "
+            "and bring your own network security groups if ports must be opened (az aro create "
+            "--enable-preconfigured-nsg).",
+        )
+    if creates_identity and aro["manages_nsgs"] and not settings["azure_nsg"]:
+        return finding(
+            "aro",
+            "warning",
+            f"{found} The VMs of peer pods would get it as well.",
+            "A deny assignment forbids role assignments in that resource group. Without one, the identity that is "
+            "created for the VMs may not use its network security groups.",
+            "Set operator_install_azure_nsg_id to a network security group in another resource group, or assign "
+            "Network Contributor on the subscription to the identity.",
+        )
+    return finding("aro", "ok", found)

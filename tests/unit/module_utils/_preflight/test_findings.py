@@ -90,6 +90,7 @@ SETTINGS = {
     "confirm": "",
     "extra_keys": [],
     "azure_resource_group": "",
+    "azure_nsg": "",
 }
 CLUSTER = {
     "is_openshift": True,

@@ -228,6 +228,10 @@ def test_a_similar_name_is_not_the_registry_of_the_operator():
 
 
 ARO = detail("aro", {"resource_group": "demo-RG", "manages_nsgs": True})
+CREATES = [
+    ("settings", "credentials", "requested", "token"),
+    ("settings", "credentials", "token", ["operator_install_create_identity"]),
+]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,15 @@ ARO = detail("aro", {"resource_group": "demo-RG", "manages_nsgs": True})
             [detail("aro", {"resource_group": None, "manages_nsgs": False}), *NOT_INSTALLED],
             "warning",
             "demo-rg. The VMs",
+        ),
+        # No role can be assigned in it.
+        ([ARO, *NOT_INSTALLED, *CREATES], "error", "The VMs of peer pods and their identity would be created in it."),
+        ([ARO, *CREATES], "ok", "demo-RG"),
+        ([ARO, *NOT_INSTALLED, *CREATES, setting("azure_resource_group", "mine")], "warning", "would get it as well."),
+        (
+            [ARO, *NOT_INSTALLED, *CREATES, setting("azure_resource_group", "mine"), setting("azure_nsg", "/own")],
+            "ok",
+            "demo-RG",
         ),
         ([unread("aro")], "unknown", UNREAD),
     ],
