@@ -68,6 +68,10 @@ instances:
       description: The state of the instance, or V(missing) if it does not exist.
       type: str
       sample: running
+    state_reason:
+      description: The reason of the last change of the state; empty without one.
+      type: str
+      sample: ""
     console:
       description: The end of the console; empty if it has no output yet, or could not be read.
       type: str
@@ -87,14 +91,22 @@ CONSOLE_LENGTH = 16_000
 NO_CONSOLE = ("terminated", "missing", "pending")
 
 
-def describe(ec2: Ec2, instance_id: str, state: str, with_console: bool) -> dict:
+def describe(ec2: Ec2, instance_id: str, instance: dict | None, with_console: bool) -> dict:
     console, error = "", ""
+    state = instance["State"]["Name"] if instance else "missing"
+    reason = ((instance or {}).get("StateReason") or {}).get("Message") or ""
     if with_console and state not in NO_CONSOLE:
         try:
             console = ec2.console(instance_id)
         except Ec2Error as failure:
             error = str(failure)
-    return {"id": instance_id, "state": state, "console": console[-CONSOLE_LENGTH:], "console_error": error}
+    return {
+        "id": instance_id,
+        "state": state,
+        "state_reason": reason,
+        "console": console[-CONSOLE_LENGTH:],
+        "console_error": error,
+    }
 
 
 def main() -> None:
@@ -108,8 +120,8 @@ def main() -> None:
     ids = list(dict.fromkeys(module.params["instance_ids"]))
     try:
         ec2 = Ec2(module)
-        states = {instance["InstanceId"]: instance["State"]["Name"] for instance in ec2.instances(ids)}
-        instances = [describe(ec2, each, states.get(each, "missing"), module.params["console"]) for each in ids]
+        existing = {instance["InstanceId"]: instance for instance in ec2.instances(ids)}
+        instances = [describe(ec2, each, existing.get(each), module.params["console"]) for each in ids]
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, instances=instances)

@@ -250,6 +250,13 @@ pods:
         lines of its container that has ended.
       type: dict
       sample: {pod: osc-caa-ds-x7k2p, problem: "", log: [], ended: []}
+azure_resource_group:
+  description: >-
+    The resource group in which cloud-api-adaptor creates VMs in Azure, from the ConfigMap C(peer-pods-cm); empty if it
+    has none.
+  returned: with O(state=present), after the wait
+  type: str
+  sample: demo-rg
 leftovers:
   description: The pods of an earlier run, which were deleted.
   returned: with O(state=present)
@@ -464,6 +471,14 @@ class Pods:
         log = self._log(namespace, name, container=container, tailLines=LOG_LINES)
         return {**found, "pod": name, "log": lines_of(log, pod["name"])}
 
+    def azure_resource_group(self) -> str:
+        namespace = self._params["operator_namespace"]
+        try:
+            settings = self._cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/peer-pods-cm")
+        except ClusterError:
+            return ""
+        return ((settings or {}).get("data") or {}).get("AZURE_RESOURCE_GROUP", "")
+
     def _log(self, namespace: str, name: str, **query: str) -> str:
         """A log; empty if it cannot be read, which does not change the other evidence."""
         try:
@@ -575,6 +590,14 @@ def main() -> None:
             module.exit_json(changed=is_changed, **result)
         if params["previous"]:
             progress, observed = wait_for_answers(pods, params, began + min(seconds, HEARTBEAT), seconds <= HEARTBEAT)
+            if progress["done"]:
+                module.exit_json(
+                    changed=False,
+                    progress=progress,
+                    pods=observed,
+                    leftovers=progress["leftovers"],
+                    azure_resource_group=pods.azure_resource_group(),
+                )
             module.exit_json(changed=False, progress=progress, pods=observed, leftovers=progress["leftovers"])
         if module.check_mode:
             leftovers = [pod["metadata"]["name"] for pod in pods.listed()]

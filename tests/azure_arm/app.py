@@ -301,7 +301,7 @@ class Arm(Login):
             case "GET":
                 body = galleries.expanded(self.state.get(resource), request.query.get("$expand", ""))
                 if resource.type == ids.VMS and request.query.get("$expand", "").lower() == "instanceview":
-                    body["properties"]["instanceView"] = machines.instance_view(body)
+                    body["properties"]["instanceView"] = machines.instance_view(body, self._failure_of(resource))
                 return answered(body, **({"ETag": body["etag"]} if "etag" in body else {}))
             case "HEAD":
                 return Answer(204 if self.state.exists(resource.text) else 404)
@@ -312,6 +312,11 @@ class Arm(Login):
             case "DELETE":
                 return self._delete(request, resource, operation_error)
         raise _method_not_allowed(request, resource)
+
+    def _failure_of(self, resource: ResourceId) -> ArmError | None:
+        """The error of the last operation of a resource, if it failed."""
+        last = [each for each in self._operations.values() if each.done and each.resource.key == resource.key][-1:]
+        return next((operation.error for operation in last), None)
 
     def _permissions(self, request: Request, resource: ResourceId) -> Answer:
         """https://learn.microsoft.com/rest/api/authorization/permissions/list-for-resource"""

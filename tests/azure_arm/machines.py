@@ -55,12 +55,20 @@ def require_quota(size: str, location: str, machines: list[dict], limits: Mappin
             )
 
 
-def instance_view(machine: dict) -> dict:
-    """As in the REST example VirtualMachine_Get_WithInstanceView."""
-    return {
-        "computerName": (machine["properties"].get("osProfile") or {}).get("computerName", machine["name"]),
-        "statuses": [
+def instance_view(machine: dict, failure: ArmError | None) -> dict:
+    """As in the REST example VirtualMachine_Get_WithInstanceView.
+
+    A machine whose creation failed stays (hashicorp/terraform-provider-azurerm#7516). Its status has the code of the
+    error (hail-is/hail#11393), and no power state: it was never allocated.
+    """
+    if failure:
+        code, message = failure.error["code"], failure.error["message"]
+        display = {"level": "Error", "displayStatus": "Provisioning failed", "message": message}
+        statuses = [{"code": f"ProvisioningState/failed/{code}", **display}]
+    else:
+        statuses = [
             {"code": "ProvisioningState/succeeded", "level": "Info", "displayStatus": "Provisioning succeeded"},
             {"code": "PowerState/running", "level": "Info", "displayStatus": "VM running"},
-        ],
-    }
+        ]
+    name = (machine["properties"].get("osProfile") or {}).get("computerName", machine["name"])
+    return {"computerName": name, "statuses": statuses}

@@ -79,15 +79,22 @@ class World:
             "pods": created,
             "instances": instances,
             "deleted": deleted,
-            "remaining": self.consoles(ids),
+            "remaining": self.consoles(ids, created),
             "egress": arguments["egress"],
         }
         return {finding["check"]: finding for finding in findings(readings)}
 
-    def consoles(self, ids: list[str]) -> dict:
-        module = {"aws": "ec2_instance_console_info", "azure": "azure_vm_console_info"}[self.cloud]
-        region = {"region": aws.REGION} if self.cloud == "aws" else {}
-        return self.run(module, instance_ids=ids, **region) if ids else {"instances": []}
+    def consoles(self, ids: list[str], created: dict | None = None) -> dict | None:
+        """The VMs, as the role reads them; in Azure, after the deletion also those without a PeerPod."""
+        if self.cloud == "aws":
+            return self.run("ec2_instance_console_info", instance_ids=ids, region=aws.REGION) if ids else None
+        of_pods = {}
+        if created:
+            of_pods = {
+                "resource_group": created["azure_resource_group"],
+                "pods": list(created["progress"]["pods"].values()),
+            }
+        return self.run("azure_vm_console_info", instance_ids=ids, **of_pods) if ids or of_pods else None
 
     @contextmanager
     def set(self, *, starts: bool = True, **changed: str) -> Iterator[None]:
@@ -319,6 +326,7 @@ def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aw
     with closed(moto, side, 15150, "tcp"):
         found = on_aws.verify()
     assert failed(found) == {"verify-agent": "port"}
+    assert "cloud-api-adaptor deletes a VM" in found["verify-vm"]["found"]
     assert "10.0.0." in found["verify-agent"]["found"]
     assert "15150: i/o timeout" in found["verify-agent"]["found"]
     assert found["verify-deleted"]["status"] == "ok"
@@ -661,6 +669,23 @@ def test_azure_has_no_capacity(on_azure: World, arm: AzureArm):
     found = on_azure.verify()
     arm.faults.clear()
     assert failed(found) == {"verify-vm": "capacity"}
+
+
+def test_a_vm_whose_creation_failed_stays(on_azure: World, arm: AzureArm):
+    """cloud-api-adaptor does not delete it (CreateInstance in azure/provider.go returns no instance)."""
+    before = set(arm.resources)
+    message = "Allocation failed. We do not have sufficient capacity for the requested VM size in this region."
+    arm.faults += [Fault("PUT", "/virtualMachines/podvm-", faults.operation_fails("AllocationFailed", message))] * 20
+    found = on_azure.verify()
+    arm.faults.clear()
+    orphaned = {each for each in set(arm.resources) - before if "/virtualmachines/" in each}
+    for each in orphaned:
+        arm.delete(each)
+    assert failed(found) == {"verify-vm": "capacity", "verify-deleted": ""}
+    assert orphaned
+    assert "VMs without a PeerPod stay" in found["verify-deleted"]["found"]
+    assert f"(failed: AllocationFailed: {message})" in found["verify-deleted"]["found"]
+    assert set(arm.resources) == before
 
 
 def test_the_identity_may_not_create_vms(on_azure: World, arm: AzureArm):

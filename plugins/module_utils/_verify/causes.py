@@ -85,6 +85,7 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         # The agent: the VM answers, but not as a pod VM.
         ("agent", r"agent proxy connection.*(?:connection refused|connection reset|EOF|tls: |x509: )"),
         ("agent", r"dial tcp \S+:15150: connect: connection refused|Failed to [Cc]heck if grpc server is working"),
+        ("agent", r"OSProvisioning\w+|OS Provisioning for VM"),
         # The port: no packet comes back.
         (
             "port",
@@ -147,9 +148,13 @@ def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()
     if pod["unscheduled"]:
         is_full = f"Insufficient {EXTENDED_RESOURCE}" in pod["unscheduled"]
         return Cause("slot" if is_full else "node", pod["unscheduled"], "the scheduler")
+    ended = _ended(pod, instances)
     if pod["state"] == "running":
-        return _unanswered(pod)
+        return ended or _unanswered(pod)
     cause = reported(pod)
+    # The cloud may have rejected a later VM.
+    if ended and not (cause and cause.is_final and KINDS[cause.kind].check == "verify-vm"):
+        return ended
     is_early = not has_passed(pod["state"], "verify-agent")
     if is_early and (cause is None or not cause.is_final):
         cause = _of_adaptor(pod) or cause
@@ -233,6 +238,25 @@ def _last_attempt(pod: Mapping[str, Any]) -> Cause | None:
     attempts = (line for line in reversed(adaptor.get("log") or []) if "Retrying failed agent proxy" in line)
     source = f"the log of {adaptor.get('pod')}"
     return next(filter(None, (_matched("booting", SANDBOX, line, source) for line in attempts)), None)
+
+
+# The states of an instance of EC2 or a VM of Azure that does not run.
+ENDED = ("shutting-down", "terminated", "stopping", "stopped", "failed", "canceled", "deallocating", "deallocated")
+
+
+def _ended(pod: Mapping[str, Any], instances: Iterable[Mapping[str, Any]]) -> Cause | None:
+    """The current VM, if it has ended by itself: cloud-api-adaptor terminates one whose agent it does not reach."""
+    current = next((each for each in instances if each["id"] in pod["instances"][-1:]), None)
+    if current is None or current["state"] not in ENDED or "UserInitiatedShutdown" in current["state_reason"]:
+        return None
+    reason = current["state_reason"]
+    kind = next((kind for kind, pattern in RULES[SANDBOX] if kind in _OF_STATES and pattern.search(reason)), "vm")
+    quote = f"{current['id']} is {current['state']}: {reason or 'no reason'}"
+    return Cause(kind, _quote(quote, 0), "the cloud")
+
+
+# The kinds that the reason of a state may show, such as Server.InsufficientInstanceCapacity.
+_OF_STATES = ("quota", "capacity")
 
 
 def _boot_failure(instances: Iterable[Mapping[str, Any]]) -> Cause | None:

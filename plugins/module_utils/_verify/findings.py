@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import Cause, diagnose
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import ENDED, Cause, diagnose
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import PASSED, STATES, next_check
 
@@ -57,31 +57,31 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     created = readings["pods"]
     pods = created.get("pods") or []
-    if not pods:
+    found = []
+    # A request may also fail after pods were created.
+    if created.get("msg") or not pods:
         reason = created.get("msg") or "No pod was created."
-        return [_finding("verify-pods", "error", reason, "Fix the cause, then run the verification again.", "")]
+        found.append(_finding("verify-pods", "error", reason, "Fix the cause, then run the verification again.", ""))
+    if pods:
+        found += _of_pods(pods, readings)
+    if readings.get("deleted") is not None:
+        found.append(_of_deletion(pods, readings["deleted"], readings.get("remaining")))
+    if created.get("leftovers"):
+        names = join_names(created["leftovers"])
+        text = f"An earlier run was interrupted or kept its pods: {names}. They were deleted."
+        found.append(_finding("verify-leftovers", "warning", text, "", ""))
+    return found
+
+
+def _of_pods(pods: Sequence[Mapping[str, Any]], readings: Mapping[str, Any]) -> list[dict[str, Any]]:
     instances = (readings.get("instances") or {}).get("instances") or []
     unread = _unread(readings.get("instances"))
     causes = {pod["name"]: _cause(pod, instances) for pod in pods}
-    found = [
+    return [
         _of_slots(pods, causes),
         *(_of_state(check, pods, causes, instances, unread) for check in _ORDER if check != "verify-slot"),
         *(_of_test(check, pods) for check in _FROM_POD if check != "verify-egress" or readings.get("egress")),
     ]
-    if readings.get("deleted") is not None:
-        found.append(_of_deletion(pods, readings["deleted"], readings.get("remaining")))
-    if created.get("leftovers"):
-        found.append(
-            _finding(
-                "verify-leftovers",
-                "warning",
-                f"An earlier run was interrupted or kept its pods: {join_names(created['leftovers'])}. They were "
-                "deleted.",
-                "",
-                "",
-            )
-        )
-    return found
 
 
 def _cause(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> Cause | None:
@@ -143,12 +143,12 @@ def _of_state(
 ) -> dict[str, Any]:
     def one(pod: Mapping[str, Any]) -> Status:
         if pod["state"] == "answered":
-            return _reached(check, pod, instances, unread)
+            return _reached(check, pod, instances, unread, "")
         cause = causes[pod["name"]]
         # The cause may show that the pod has come further than its state: a VM was deleted because of its agent.
         failed = (cause and KINDS[cause.kind].check) or next_check(pod["state"])
         if _ORDER.index(check) < _ORDER.index(failed):
-            return _reached(check, pod, instances, unread)
+            return _reached(check, pod, instances, unread, failed)
         if check != failed:
             return "unknown", "Not reached, because an earlier step failed.", "", ""
         if cause is None:
@@ -161,9 +161,11 @@ def _of_state(
     return _merged(check, ((pod["wanted_node"], one(pod)) for pod in pods))
 
 
-def _reached(check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str) -> Status:
+def _reached(
+    check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str, failed: str
+) -> Status:
     if check == "verify-vm":
-        return _of_instances(pod, instances, unread)
+        return _of_instances(pod, instances, unread, failed)
     if check == "verify-agent":
         return "ok", "The runtime has created the sandbox by the agent in the VM.", "", ""
     if check == "verify-pull":
@@ -175,10 +177,10 @@ def _reached(check: str, pod: Mapping[str, Any], instances: Sequence[Mapping[str
     return "ok", "The pod answered the API server, from a kernel of its own.", "", ""
 
 
-def _of_instances(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str) -> Status:
-    """Whether the instance that the PeerPod names exists in the cloud."""
+def _of_instances(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]], unread: str, failed: str) -> Status:
+    """Whether the instance that the PeerPod names runs in the cloud."""
     if not pod["instances"]:
-        found = "The pod runs, but no PeerPod names its VM."
+        found = "The pod has a VM, but no PeerPod names it."
         return (
             "warning",
             f"{found} Its VM may stay if its node fails.",
@@ -189,10 +191,17 @@ def _of_instances(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]
     if unread:
         return "unknown", f"PeerPod names {latest}, which could not be read: {unread}", "", ""
     instance = next((each for each in instances if each["id"] == latest), None)
-    if instance is None or instance["state"] == "missing":
+    state = instance["state"] if instance else "missing"
+    if failed == "verify-agent" and state in ("missing", "deleting", *ENDED):
+        return "ok", f"{latest} was created. cloud-api-adaptor deletes a VM that it does not reach.", "", ""
+    if instance is None or state == "missing":
         found = f"PeerPod names {latest}, which does not exist in this account and region."
         return "error", found, "Use the credentials of the account of peer-pods-secret.", "settings"
-    return "ok", f"{latest} is {instance['state']}.", "", ""
+    if state in ENDED:
+        kind = KINDS["vm"]
+        reason = f": {instance['state_reason']}" if instance["state_reason"] else ""
+        return "error", _sentence(f"vm: {kind.what}. {latest} is {state}{reason}"), kind.fix, "vm"
+    return "ok", f"{latest} is {state}.", "", ""
 
 
 def _of_test(check: str, pods: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -242,15 +251,29 @@ def _of_deletion(
     if stays:
         return _finding("verify-deleted", "error", f"Not deleted within the time: {join_names(stays)}.", fix, "")
     ids = [instance for pod in pods for instance in pod["instances"]]
-    if not ids:
-        return _finding("verify-deleted", "ok", "The pods are deleted. No VM was created.", "", "")
+    if not ids and remaining is None:
+        found = (
+            "The pods are deleted. No VM was created." if pods else "No pod and no PeerPod of a verification exists."
+        )
+        return _finding("verify-deleted", "ok", found, "", "")
     unread = _unread(remaining)
     if unread:
         return _finding("verify-deleted", "unknown", f"The pods are deleted. Their VMs: {unread}", "", "")
-    live = [f"{each['id']} ({each['state']})" for each in (remaining or {})["instances"] if not is_gone(each)]
+    reading = remaining or {}
+    live = [f"{each['id']} ({each['state']})" for each in reading["instances"] if not is_gone(each)]
     if live:
         found = f"The pods are deleted, but VMs stay: {join_names(live)}."
         return _finding("verify-deleted", "error", found, f"Delete them. {fix}", "")
+    orphaned = [
+        f"{each['id']} ({': '.join(filter(None, (each['state'], each['state_reason'])))})"
+        for each in reading.get("orphaned") or []
+    ]
+    if orphaned:
+        found = f"The pods are deleted, but VMs without a PeerPod stay: {join_names(orphaned)}."
+        fix = "Delete them: cloud-api-adaptor does not delete a VM whose creation failed."
+        return _finding("verify-deleted", "error", found, fix, "")
+    if not ids:
+        return _finding("verify-deleted", "ok", "The pods are deleted. No VM was created.", "", "")
     return _finding(
         "verify-deleted", "ok", f"{len(ids)} VMs are deleted." if len(ids) > 1 else "The VM is deleted.", "", ""
     )

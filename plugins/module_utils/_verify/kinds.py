@@ -93,6 +93,12 @@ KINDS = {
         "Run the verification again later. If the error stays, check the service health of the cloud.",
         is_final=False,
     ),
+    "vm": Kind(
+        "verify-vm",
+        "The VM was created, but does not run",
+        "Correct what the reason names. Client.InternalError of EC2 usually means that the credentials may not use the "
+        "KMS key of an encrypted image or volume.",
+    ),
     "port": Kind(
         "verify-agent",
         "The VM does not answer its node",

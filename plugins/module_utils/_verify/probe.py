@@ -104,8 +104,10 @@ def main(port: str, name: str, target: str = "") -> None:
         def log_message(self, *arguments: Any) -> None:
             """The output has only the result."""
 
+    # Listens before the result is printed.
+    server = ThreadingHTTPServer(("", int(port)), Handler)
     threading.Thread(target=work, daemon=True).start()
-    ThreadingHTTPServer(("", int(port)), Handler).serve_forever()
+    server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.machines import is_machine_id, power_state
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.machines import (
+    is_machine_id,
+    power_state,
+    state_reason,
+)
 
 ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v"
 
@@ -26,6 +30,16 @@ def machine(*codes: str, state: str = "Succeeded") -> dict:
 )
 def test_the_power_state_or_the_provisioning_state(read: dict | None, expected: str):
     assert power_state(read) == expected
+
+
+def test_the_error_of_a_creation_that_failed():
+    """hail-is/hail#11393."""
+    error = {"level": "Error", "displayStatus": "Provisioning failed", "message": "Allocation failed. We do not have"}
+    failed = {
+        "properties": {"instanceView": {"statuses": [{"code": "ProvisioningState/failed/AllocationFailed", **error}]}}
+    }
+    assert state_reason(failed) == "AllocationFailed: Allocation failed. We do not have"
+    assert state_reason(machine("ProvisioningState/succeeded", "PowerState/running")) == state_reason(None) == ""
 
 
 @pytest.mark.parametrize(

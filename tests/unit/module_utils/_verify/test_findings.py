@@ -8,8 +8,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import 
 
 from .objects import INSTANCE, NODE, answered, event, pod, sandbox_event
 
-RUNNING = {"instances": [{"id": INSTANCE, "state": "running", "console": "", "console_error": ""}]}
-GONE = {"instances": [{"id": INSTANCE, "state": "terminated", "console": "", "console_error": ""}]}
+
+def vm(state: str, reason: str = "", console: str = "") -> dict:
+    return {"id": INSTANCE, "state": state, "state_reason": reason, "console": console, "console_error": ""}
+
+
+RUNNING = {"instances": [vm("running")]}
+# What EC2 returns about an instance that cloud-api-adaptor terminated.
+DELETED_BY_USER = "Client.UserInitiatedShutdown: User initiated shutdown"
+GONE = {"instances": [vm("terminated", DELETED_BY_USER)]}
 DELETED = {"remaining_pods": [], "remaining_peer_pods": []}
 QUOTA = "creating an instance : creating instance v (<nil>): api error VcpuLimitExceeded: You have requested more"
 
@@ -101,8 +108,8 @@ def test_a_cause_is_quoted_with_its_source():
 
 def test_an_unreachable_vm_is_reported_with_the_end_of_its_console():
     console = "\n".join(f"line {number}" for number in range(9))
-    vm = {"id": INSTANCE, "state": "running", "console": console, "console_error": ""}
-    found = by_check(pod("booting"), instances={"instances": [vm]})["verify-agent"]["found"]
+    instances = {"instances": [vm("running", console=console)]}
+    found = by_check(pod("booting"), instances=instances)["verify-agent"]["found"]
     assert found.endswith(f"{INSTANCE} is running; the end of its console: line 4 / line 5 / line 6 / line 7 / line 8.")
     found = by_check(pod("booting"))["verify-agent"]["found"]
     assert found.endswith(f"{INSTANCE} is running; no console.")
@@ -122,8 +129,8 @@ def test_a_pod_on_the_kernel_of_its_node_is_not_a_peer_pod():
 @pytest.mark.parametrize(
     ("changed", "instances", "status", "said"),
     [
-        ({"instances": []}, RUNNING, "warning", "no PeerPod names its VM"),
-        ({}, GONE, "ok", "is terminated"),
+        ({"instances": []}, RUNNING, "warning", "no PeerPod names it"),
+        ({}, GONE, "error", f"is terminated: {DELETED_BY_USER}."),
         ({}, {"instances": [{"id": INSTANCE, "state": "missing"}]}, "error", "does not exist in this account"),
         ({}, {"failed": True, "msg": "EC2 rejected DescribeInstances."}, "unknown", "EC2 rejected DescribeInstances."),
         ({}, None, "unknown", "the cloud was not read"),
@@ -133,6 +140,48 @@ def test_the_vm_that_the_peer_pod_names_must_exist(changed: dict, instances: dic
     found = by_check(answered() | changed, instances=instances)["verify-vm"]
     assert found["status"] == status
     assert said in found["found"]
+
+
+# Sources: the reasons of EC2 in docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html and in
+# repost.aws/knowledge-center/kms-iam-ec2-permission, those of Azure in
+# learn.microsoft.com/troubleshoot/azure/virtual-machines/allocation-failure.
+@pytest.mark.parametrize(
+    ("state", "reason", "cause"),
+    [
+        ("terminated", "Client.InternalError: Client error on launch", "vm"),
+        ("shutting-down", "Server.InternalError: Internal error on launch", "vm"),
+        ("terminated", "Client.VolumeLimitExceeded: Volume limit exceeded", "quota"),
+        ("terminated", "Server.InsufficientInstanceCapacity: There was insufficient capacity available", "capacity"),
+        ("failed", "AllocationFailed: Allocation failed. We do not have sufficient capacity", "capacity"),
+        ("deallocated", "", "vm"),
+    ],
+)
+@pytest.mark.parametrize("reached", ["booting", "pulling", "running"])
+def test_a_vm_that_ended_is_the_cause(reached: str, state: str, reason: str, cause: str):
+    """No packet reaches it, either."""
+    timeout = sandbox_event("failed to establish agent proxy connection to 10.0.1.5:15150: context deadline exceeded")
+    given = pod(
+        reached, events=[timeout], answer_error="error trying to reach service: dial tcp 10.1.2.3:8080: i/o timeout"
+    )
+    found = by_check(given, instances={"instances": [vm(state, reason)]})
+    assert (found["verify-vm"]["status"], found["verify-vm"]["cause"]) == ("error", cause)
+    assert f"{INSTANCE} is {state}: {reason or 'no reason'}" in found["verify-vm"]["found"]
+    assert {found[check]["status"] for check in ("verify-agent", "verify-pull", "verify-answer")} == {"unknown"}
+
+
+@pytest.mark.parametrize("instances", [GONE, {"instances": [vm("missing")]}, {"instances": [vm("deleting")]}])
+@pytest.mark.parametrize("state", ["booting", "scheduled"])
+def test_cloud_api_adaptor_deletes_a_vm_that_it_does_not_reach(state: str, instances: dict):
+    timeout = sandbox_event("failed to establish agent proxy connection to 10.0.1.5:15150: context deadline exceeded")
+    found = by_check(pod(state, events=[timeout], instances=[INSTANCE]), instances=instances)
+    assert (found["verify-vm"]["status"], found["verify-agent"]["cause"]) == ("ok", "port")
+    assert found["verify-vm"]["found"].startswith(f"{NODE}: {INSTANCE} was created.")
+
+
+def test_the_cloud_rejected_a_later_vm():
+    instances = {"instances": [vm("terminated", "Client.InternalError: Client error on launch")]}
+    given = pod("scheduled", events=[sandbox_event(QUOTA)], instances=[INSTANCE])
+    assert by_check(given, instances=instances)["verify-vm"]["cause"] == "quota"
 
 
 @pytest.mark.parametrize("check", ["service", "dns", "egress"])
@@ -173,8 +222,31 @@ def test_what_stays_after_the_deletion(changed: dict, status: str, said: str):
 
 
 def test_without_a_vm_only_the_pod_is_deleted():
-    found = by_check(pod(events=[sandbox_event(QUOTA)]))["verify-deleted"]
+    found = by_check(pod(events=[sandbox_event(QUOTA)]), remaining=None)["verify-deleted"]
     assert (found["status"], found["found"]) == ("ok", "The pods are deleted. No VM was created.")
+
+
+ORPHAN = {
+    "id": "/subscriptions/s/…/podvm-p-1",
+    "state": "failed",
+    "state_reason": "AllocationFailed: Allocation failed.",
+}
+
+
+@pytest.mark.parametrize("instances", [[], [INSTANCE]])
+def test_a_vm_whose_creation_failed_stays_in_azure(instances: list[str]):
+    remaining = {"instances": [vm("missing")] if instances else [], "orphaned": [ORPHAN]}
+    found = by_check(pod(instances=instances), remaining=remaining)["verify-deleted"]
+    assert found["status"] == "error"
+    assert f"{ORPHAN['id']} (failed: AllocationFailed: Allocation failed.)" in found["found"]
+
+
+def test_in_azure_no_vm_is_reported_only_if_it_was_looked_for():
+    given = pod(instances=[])
+    assert by_check(given, remaining={"instances": [], "orphaned": []})["verify-deleted"]["found"].endswith(
+        "was created."
+    )
+    assert by_check(given, remaining={"msg": "No credentials."})["verify-deleted"]["status"] == "unknown"
 
 
 def test_pods_that_are_kept_are_not_reported_as_deleted():
@@ -194,6 +266,27 @@ def test_pods_that_were_not_created():
     (found,) = findings({"pods": {"failed": True, "msg": "The cluster has no node x. Check nodes."}})
     assert (found["check"], found["status"]) == ("verify-pods", "error")
     assert found["found"] == "The cluster has no node x. Check nodes."
+
+
+def test_what_stays_is_reported_also_if_the_wait_failed():
+    deleted = {"remaining_pods": [], "remaining_peer_pods": ["peerpods-verify-4f7q2-resource-1a2b3"]}
+    created = {"msg": "The API server did not answer.", "leftovers": ["peerpods-verify-aaaaa"]}
+    found = findings({"pods": created, "deleted": deleted, "remaining": None, "egress": ""})
+    assert [(each["check"], each["status"]) for each in found] == [
+        ("verify-pods", "error"),
+        ("verify-deleted", "error"),
+        ("verify-leftovers", "warning"),
+    ]
+    assert "peerpods-verify-4f7q2-resource-1a2b3" in found[1]["found"]
+    # An earlier step of the wait returned its pods.
+    found = findings(readings(pod(), pods={**created, "pods": [pod()]}))
+    assert [each["check"] for each in found[:3]] == ["verify-pods", "verify-slot", "verify-vm"]
+    assert found[0]["found"] == "The API server did not answer."
+
+
+def test_no_pod_was_created_and_none_is_left():
+    found = findings({"pods": {"msg": "forbidden"}, "deleted": DELETED, "remaining": None, "egress": ""})
+    assert found[1]["found"] == "No pod and no PeerPod of a verification exists."
 
 
 def test_leftovers_of_an_earlier_run_are_named():
