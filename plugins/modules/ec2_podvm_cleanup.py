@@ -30,6 +30,13 @@ options:
         The S3 bucket that the jobs of the cluster use. The module returns whether it exists, and does not remove it: a
         job leaves its bucket if it fails, but a user may have created the bucket as well.
     type: str
+  ignore:
+    description:
+      - >-
+        The ID of an AMI that is neither removed nor returned, nor are its snapshots. For a dry run of a teardown, in
+        which the operator has not yet deleted the AMI that C(peer-pods-cm) names.
+    type: str
+    default: ""
 notes:
   - >-
     The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
@@ -92,7 +99,11 @@ def existing_bucket(module: AnsibleAWSModule) -> str | None:
 
 def main() -> None:
     module = AnsibleAWSModule(
-        argument_spec={"name": {"type": "str", "required": True}, "bucket": {"type": "str"}},
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "bucket": {"type": "str"},
+            "ignore": {"type": "str", "default": ""},
+        },
         supports_check_mode=True,
     )
     removed: list[str] = []
@@ -100,6 +111,8 @@ def main() -> None:
         bucket = existing_bucket(module)
         ec2 = Ec2(module)
         for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
+            if image["id"] == module.params["ignore"]:
+                continue
             if not module.check_mode:
                 ec2.deregister(image["id"])
             removed.append(image["id"])

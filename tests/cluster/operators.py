@@ -207,6 +207,15 @@ class Api:
         if self.get(f"{collection}/{body['metadata']['name']}") is None:
             self.request("POST", collection, body)
 
+    def write(self, collection: str, body: dict) -> None:
+        """Create the object, or update its data."""
+        path = f"{collection}/{body['metadata']['name']}"
+        current = self.get(path)
+        if current is None:
+            self.request("POST", collection, body)
+        elif current.get("data") != body["data"]:
+            self.merge(path, {"data": body["data"]})
+
     def merge(self, path: str, body: dict) -> None:
         self.request("PATCH", path, body, "application/merge-patch+json")
 
@@ -633,7 +642,7 @@ def cloud_credential_operator(api: Api) -> None:
             data = {key: credentials["data"].get(key, "") for key in keys}
             if "aws_access_key_id" in data:
                 data["credentials"] = _base64(_aws_credentials_file(data).encode())
-            api.ensure(
+            api.write(
                 secrets,
                 {
                     "apiVersion": "v1",
@@ -778,7 +787,7 @@ def _map_credentials(api: Api, release: Release) -> None:
         for name, _equals, value in (line.partition("=") for line in file.splitlines()):
             if name.strip() in TOKEN_FIELDS:
                 data[TOKEN_FIELDS[name.strip()]] = _base64(value.strip().encode())
-    api.ensure(
+    api.write(
         secrets,
         {
             "apiVersion": "v1",

@@ -128,12 +128,13 @@ def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run)
     (image,) = ec2.describe_images(ImageIds=[ours])["Images"]
     snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
 
-    def clean_up(*, check: bool = False) -> tuple[list[str], str | None]:
-        arguments = {"region": REGION, "name": name, "bucket": name}
+    def clean_up(*, check: bool = False, ignore: str = "") -> tuple[list[str], str | None]:
+        arguments = {"region": REGION, "name": name, "bucket": name, "ignore": ignore}
         result = run_module("ec2_podvm_cleanup", arguments, env=moto.environment, check=check)
         return result["removed"], result["bucket"]
 
     s3 = moto.client("s3")
+    assert clean_up(ignore=ours) == ([], None)
     assert clean_up(check=True) == ([ours, snapshot], None)
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     assert clean_up() == ([ours, snapshot], name)

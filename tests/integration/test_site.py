@@ -503,6 +503,7 @@ class TestTeardown:
             output = succeed(troubled.run)
         after = dump(cluster)
         assert {key: after.get(key) for key in users} == {key: before[key] for key in users}
+        (snapshot,) = stays(output)["images"][1:]
         assert stays(output) == {
             "operator": [],
             "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
@@ -510,6 +511,8 @@ class TestTeardown:
             "advertising_nodes": 0,
             "security_rules": [],
             "nat_gateways": None,
+            "images": [left_image, snapshot],
+            "image_resources": [],
         }
         assert stays(planned) == stays(output)
         assert not roles(iam)
@@ -542,6 +545,8 @@ class TestTeardown:
             "advertising_nodes": 0,
             "security_rules": [],
             "nat_gateways": None,
+            "images": [],
+            "image_resources": [],
         }
 
     def test_the_agent_stays_in_the_operators_namespace(self, installed: Site, teardown: RoleAlone):

@@ -199,6 +199,8 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
         "advertising_nodes": len(nodes),
         "security_rules": [],
         "nat_gateways": None,
+        "images": None,
+        "image_resources": None,
     }
 
 
@@ -280,6 +282,8 @@ def test_the_rules_on_azure_are_removed(site: Site, teardown: RoleAlone, tmp_pat
             "advertising_nodes": None,
             "security_rules": ["Allow-VXLAN-Internal"],
             "nat_gateways": [],
+            "images": None,
+            "image_resources": None,
         }
 
 
