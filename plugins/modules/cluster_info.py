@@ -490,6 +490,12 @@ details:
             not exist.
           type: str
           sample: token
+        secret_is_outdated:
+          description: >-
+            Whether the sandboxed containers operator created C(peer-pods-secret) from C(cco-secret), and the cloud
+            credential operator has written other credentials there since. No value is returned.
+          type: bool
+          sample: false
     catalogs:
       description: The catalogs that have the operator, null if the cluster serves no PackageManifests.
       type: list

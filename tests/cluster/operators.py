@@ -774,12 +774,25 @@ def _environment(api: Api) -> dict[str, str]:
     }
 
 
+def _is_copy(secret: dict | None) -> bool:
+    """Whether there is no Secret, or one that an older release created (isCCOFlowSecret)."""
+    owners = [] if secret is None else secret["metadata"].get("ownerReferences") or []
+    return secret is None or any(owner.get("controller") and owner["name"] == "cco-secret" for owner in owners)
+
+
 def _map_credentials(api: Api, release: Release) -> None:
-    """Copy the credentials, unless a user created peer-pods-secret."""
+    """Copy the credentials, unless a user created peer-pods-secret (Reconcile in controllers/credentials_controller.go
+    of SCO)."""
     secrets = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets"
     cco_secret = api.get(f"{secrets}/cco-secret")
     if cco_secret is None:
         return
+    # It handles events of cco-secret only: peer-pods-secret may be deleted without one.
+    uid, event = cco_secret["metadata"]["uid"], (cco_secret["metadata"]["resourceVersion"], release.since)
+    if release.copies_once and (_handled.get(uid) == event or not _is_copy(api.get(PEER_PODS_SECRET))):
+        _handled[uid] = event
+        return
+    _handled[uid] = event
     keys = PEER_POD_CREDENTIALS | (TOKEN_CREDENTIALS if release.maps_tokens else set())
     data = {key.upper(): value for key, value in cco_secret["data"].items() if key in keys}
     if release.maps_tokens:
@@ -800,8 +813,8 @@ def _map_credentials(api: Api, release: Release) -> None:
                         "apiVersion": "v1",
                         "kind": "Secret",
                         "name": "cco-secret",
-                        "uid": cco_secret["metadata"]["uid"],
-                        "controller": True,
+                        "uid": uid,
+                        **({} if release.copies_once else {"controller": True}),
                     }
                 ],
             },

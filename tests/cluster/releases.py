@@ -26,6 +26,8 @@ class Release:
     `takes_tokens`: the clouds on which the operator creates peer-pods-secret from the role or identity in its
     environment, and on which such a Secret is sufficient for these jobs. `maps_tokens`: it does the same with
     cco-secret in the format of ccoctl.
+    `copies_once`: it updates a peer-pods-secret only if cco-secret is its controller, and creates it with an owner
+    that is not a controller: a rotated cco-secret does not reach it.
     `takes_pod_uid`: a cloud-api-adaptor that has POD_UID in its environment names itself in an annotation of the
     node, and removes what it advertised only while it is the owner. `takes_leading_digits`: cloud-api-adaptor uses
     the digits with which PEERPODS_LIMIT_PER_NODE begins, or 10 without digits; older releases do not start if the
@@ -46,6 +48,7 @@ class Release:
     rewrites_set: bool = True
     takes_tokens: tuple[str, ...] = ()
     maps_tokens: bool = False
+    copies_once: bool = False
     takes_pod_uid: bool = False
     takes_leading_digits: bool = False
     rolls: bool = False
@@ -89,13 +92,15 @@ RELEASES = (
     # SCO's pull request 1067, in 1.10.3, the first of 1.10 that a catalog here has: controllers/fg_handler.go,
     # deployment_mode_handler.go and daemonset_reconcile.go, and scripts/kata-install/osc-kata-install.sh.
     Release((1, 10), has_peer_pod_config=False, daemon_set="osc-caa-ds", takes_oci_image=True, reads_mode=True),
-    # SCO's pull request 879 (Azure; config/peerpods/podvm/osc-podvm-create-job.yaml of 1.12.0 mounts the token).
+    # SCO's pull request 879 (Azure; config/peerpods/podvm/osc-podvm-create-job.yaml of 1.12.0 mounts the token;
+    # isCCOFlowSecret and createOrUpdateSecret in controllers/credentials_controller.go).
     Release(
         (1, 12),
         has_peer_pod_config=False,
         daemon_set="osc-caa-ds",
         takes_oci_image=True,
         takes_tokens=("Azure",),
+        copies_once=True,
         reads_mode=True,
     ),
     # SCO's pull request 2189 (AWS, also for the credentials of the image job) and
@@ -113,6 +118,7 @@ RELEASES = (
         takes_given_credentials=True,
         takes_tokens=("AWS", "Azure"),
         maps_tokens=True,
+        copies_once=True,
         takes_pod_uid=True,
         takes_leading_digits=True,
         rolls=True,

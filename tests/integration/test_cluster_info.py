@@ -203,7 +203,7 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
     assert pools["master"]["machines"] == 3
     assert pools["worker"]["problem"] == ""
     assert details == {
-        "credentials": {"mode": "", "issuer": "", "root": None, "secret": None},
+        "credentials": {"mode": "", "issuer": "", "root": None, "secret": None, "secret_is_outdated": False},
         "match_conditions": True,
         "mutating_admission_policy": "v1",
         "validating_admission_policy": True,

@@ -5,11 +5,13 @@ One cluster is upgraded from 1.8 over 1.9 to the newest; each test begins in the
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import pytest
 
@@ -177,6 +179,44 @@ def test_1_8_advertises_by_its_controller(world: World):
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
     assert world.writers() == {"manager"}
+
+
+class RequestedCredentials:
+    """cco-secret in place of given credentials, and peer-pods-secret, which the operator copies from it."""
+
+    def __init__(self, world: World):
+        self._cluster = world.cluster
+
+    def __enter__(self) -> Self:
+        self._cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        self.write("first")
+        self.wait_for("first")
+        return self
+
+    def write(self, key: str) -> None:
+        metadata = {"name": "cco-secret", "namespace": OPERATOR_NAMESPACE}
+        data = {"aws_access_key_id": key, "aws_secret_access_key": key}
+        self._cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
+
+    def copy(self) -> str | None:
+        selector = "--field-selector=metadata.name=peer-pods-secret"
+        for secret in self._cluster.get("secrets", *NAMESPACE_ARGS, selector)["items"]:
+            return base64.b64decode(secret["data"]["AWS_ACCESS_KEY_ID"]).decode()
+        return None
+
+    def wait_for(self, key: str) -> None:
+        wait_for("peer-pods-secret", lambda: self.copy() == key, seconds=30)
+
+    def __exit__(self, *_error: object) -> None:
+        self._cluster.kubectl("delete", "secret", "cco-secret", *NAMESPACE_ARGS)
+        self._cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", *NAMESPACE_ARGS)
+        self._cluster.apply(openshift.POD_VM_CREDENTIALS)
+
+
+def test_1_8_copies_renewed_credentials(world: World):
+    with RequestedCredentials(world) as credentials:
+        credentials.write("second")
+        credentials.wait_for("second")
 
 
 def daemon_set(world: World, name: str = "osc-caa-ds") -> dict:
@@ -620,6 +660,22 @@ def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World, run_
     world.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}-")
     wait_for("the image", world.image, seconds=60)
     world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
+
+
+def test_1_13_does_not_copy_renewed_credentials(world: World, run_module: Callable[..., dict]):
+    """It copies them again after what the finding of the preflight names."""
+
+    def is_outdated() -> bool:
+        result = run_module("cluster_info", {"kubeconfig": str(world.cluster.kubeconfig), "details": True})
+        return result["details"]["credentials"]["secret_is_outdated"]
+
+    with RequestedCredentials(world) as credentials:
+        assert not is_outdated()
+        credentials.write("second")
+        assert is_outdated()
+        world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        world.cluster.kubectl("annotate", "secret", "cco-secret", "renewed=1", *NAMESPACE_ARGS)
+        credentials.wait_for("second")
 
 
 def test_without_the_keys_of_the_image_job_an_installation_never_ends(world: World):

@@ -35,6 +35,11 @@ IMAGE_JOB_TAKES_GIVEN = (1, 13)
 CLOUD_CREDENTIAL_PATH = "/apis/operator.openshift.io/v1/cloudcredentials/cluster"
 AUTHENTICATION_PATH = "/apis/config.openshift.io/v1/authentications/cluster"
 
+# The Secret that CCO writes for the CredentialsRequest. From SCO's pull request 879 (1.12) on, the operator updates
+# peer-pods-secret from it only if it is its controller, and creates peer-pods-secret with an owner that is not
+# (isCCOFlowSecret and createOrUpdateSecret in controllers/credentials_controller.go): new credentials stay in it.
+CCO_SECRET = "cco-secret"
+
 # The credential of which CCO makes others, and its annotation with what it can make, which may be insufficient
 # (pkg/operator/constants/constants.go of CCO).
 ROOT_SECRETS = {"AWS": "aws-creds", "Azure": "azure-credentials"}
@@ -55,22 +60,30 @@ class Choice:
 def read_credentials(cluster: Cluster, platform: str | None, namespace: str) -> dict:
     """The facts that decide about the way: CCO's mode, the issuer of tokens, the root credential, peer-pods-secret.
 
-    A fact is None if its object or its kind does not exist. Of the root credential only the metadata are read.
+    A fact is None if its object or its kind does not exist. Of the root credential only the metadata are read. No value
+    of a Secret is returned.
     """
     settings = cluster.get(CLOUD_CREDENTIAL_PATH)
     authentication = cluster.get(AUTHENTICATION_PATH)
     name = ROOT_SECRETS.get(platform or "")
     root = cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/secrets/{name}", METADATA_ONLY) if name else None
-    secret = cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{PEER_PODS_SECRET}")
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    secret = cluster.get(f"{secrets}/{PEER_PODS_SECRET}")
+    source = None if secret is None else secret_source(secret["metadata"].get("labels") or {}, secret.get("data") or {})
+    granted = cluster.get(f"{secrets}/{CCO_SECRET}") if source == REQUEST else None
     return {
         # The default mode is an empty string.
         "mode": None if settings is None else (settings.get("spec") or {}).get("credentialsMode", ""),
         "issuer": None if authentication is None else (authentication.get("spec") or {}).get("serviceAccountIssuer"),
         "root": None if root is None else (root["metadata"].get("annotations") or {}).get(ROOT_ANNOTATION, ""),
-        "secret": None
-        if secret is None
-        else secret_source(secret["metadata"].get("labels") or {}, secret.get("data") or {}),
+        "secret": source,
+        "secret_is_outdated": is_outdated((secret or {}).get("data") or {}, (granted or {}).get("data") or {}),
     }
+
+
+def is_outdated(data: Mapping[str, str], granted: Mapping[str, str]) -> bool:
+    """Whether peer-pods-secret has other credentials than the Secret that CCO granted."""
+    return any(key.upper() in data and data[key.upper()] != value for key, value in granted.items())
 
 
 def secret_source(labels: Mapping[str, str], keys: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
+    CCO_SECRET,
     GIVEN,
     REQUEST,
     TOKEN,
@@ -14,6 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
     cannot_grant,
     choose_credentials,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import PEER_PODS_SECRET
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster_findings import channel_head
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import CLOUDS, MAY_BE_GRANTED, finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
@@ -27,6 +29,16 @@ WAYS = {
     REQUEST: "a CredentialsRequest",
     TOKEN: "a token of its service account",
 }
+
+OUTDATED = (
+    f"{PEER_PODS_SECRET} has other credentials than {CCO_SECRET}, which the cloud credential operator has renewed. The "
+    "sandboxed containers operator does not copy them again."
+)
+RENEW = (
+    f"Delete {PEER_PODS_SECRET} and change {CCO_SECRET} in the namespace of the operator, so that it copies them: oc "
+    f"delete secret {PEER_PODS_SECRET} && oc annotate --overwrite secret {CCO_SECRET} renewed=$(date +%s). Then "
+    "replace the pods of cloud-api-adaptor, each while no peer pod runs on its node."
+)
 
 CREATE = "operator_install_create_identity"
 
@@ -59,6 +71,8 @@ def credential_findings(cluster: Mapping, settings: Mapping, identity: Mapping |
         yield finding(CHECK, "error" if settings["installs"] else "warning", choice.reason, WHY, problem)
     elif facts is None:
         yield finding(CHECK, "unknown", f"{summary} {cluster['details']['unread']['credentials']}")
+    elif choice.way == REQUEST and facts["secret_is_outdated"]:
+        yield finding(CHECK, "warning", f"{summary} {OUTDATED}", WHY, RENEW)
     else:
         yield finding(CHECK, "ok", summary)
     if identity and not identity.get("skipped"):

@@ -6,6 +6,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
     Choice,
     choose_credentials,
+    is_outdated,
     secret_source,
     takes_session_token,
 )
@@ -19,6 +20,20 @@ def choose(requested: str = "auto", platform: str = "AWS", csv: str = "1.13.0", 
     defaults = {"given": [], "token": [], "facts": FACTS}
     named = f"sandboxed-containers-operator.v{csv}" if csv else None
     return choose_credentials(requested, platform, csv=named, **(defaults | options))
+
+
+@pytest.mark.parametrize(
+    ("granted", "outdated"),
+    [
+        ({"aws_access_key_id": "QQ==", "aws_secret_access_key": "Qg=="}, False),
+        ({"aws_access_key_id": "QQ==", "aws_secret_access_key": "Qw=="}, True),
+        # The operator copies only what cloud-api-adaptor reads.
+        ({"credentials": "W2RlZmF1bHRd"}, False),
+        ({}, False),
+    ],
+)
+def test_whether_the_operator_has_not_copied_what_was_granted(granted: dict, outdated: bool):
+    assert is_outdated({"AWS_ACCESS_KEY_ID": "QQ==", "AWS_SECRET_ACCESS_KEY": "Qg=="}, granted) is outdated
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import credential_findings
 
-NEW = {"mode": "", "issuer": "", "root": "mint", "secret": None}
+NEW = {"mode": "", "issuer": "", "root": "mint", "secret": None, "secret_is_outdated": False}
 TOKENS = {**NEW, "mode": "Manual", "issuer": "https://issuer", "root": None}
 
 
@@ -41,6 +41,16 @@ def findings(
         "credentials": defaults | options,
     }
     return list(credential_findings(cluster, settings, identity, plan or {}))
+
+
+@pytest.mark.parametrize(
+    ("secret", "is_outdated", "status"),
+    [("credentials_request", True, "warning"), ("credentials_request", False, "ok"), ("given", True, "ok")],
+)
+def test_credentials_that_were_renewed(secret: str, is_outdated: bool, status: str):
+    (finding,) = findings({**NEW, "secret": secret, "secret_is_outdated": is_outdated})
+    assert finding["status"] == status
+    assert ("oc delete secret peer-pods-secret && oc annotate" in finding["fix"]) is (status == "warning")
 
 
 def test_a_report_has_no_finding_since_it_reads_no_secrets():

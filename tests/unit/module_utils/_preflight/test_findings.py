@@ -117,7 +117,7 @@ CLUSTER = {
         "operator": OPERATOR,
         "limits": {"agent_deployed": False, "problems": []},
         "subscription": None,
-        "credentials": {"mode": "", "issuer": "", "root": "mint", "secret": "given"},
+        "credentials": {"mode": "", "issuer": "", "root": "mint", "secret": "given", "secret_is_outdated": False},
         "catalogs": [CATALOG],
         "machine_configs": {"served": True, "pools": [pool("master"), pool("worker")]},
         "proxy": {"http_proxy": None, "https_proxy": None, "no_proxy": [], "trusted_ca": None},
