@@ -110,7 +110,7 @@ def test_a_dry_run_simulates_the_permissions_of_the_caller(run, iam, moto: Moto)
     document = json.dumps({"Version": "2012-10-17", "Statement": [allow]})
     iam.put_role_policy(RoleName="caller", PolicyName="p", PolicyDocument=document)
     arn = "arn:aws:iam::123456789012:role/team/caller"
-    session = moto.client("sts").assume_role(RoleArn=arn, RoleSessionName="s")["Credentials"]
+    session = moto.client("sts").assume_role(RoleArn=arn, RoleSessionName="session")["Credentials"]
     caller = {
         "AWS_ACCESS_KEY_ID": session["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"],
