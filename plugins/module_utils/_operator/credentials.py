@@ -108,6 +108,8 @@ def plan_credentials(
         plan = _plan_given(plan, options["credentials"], secret, csv, settings or {})
     elif choice.way == TOKEN:
         plan = _plan_token(plan, options["token"], secret)
+        if source == TOKEN and secret is not None and STS not in secret["labels"] and not plan.env:
+            plan = replace(plan, warnings=tuple(_unmounted(options["token"], options.get("objects", ()))))
     return replace(plan, problems=(*problems, *plan.problems))
 
 
@@ -191,6 +193,23 @@ def _session_problems(token: str, csv: str) -> Iterator[str]:
         yield (
             f"The AWS access key for peer-pods-secret is temporary, and cloud-api-adaptor of {csv} reads no session "
             "token. Use a permanent key, or set operator_install_credentials to credentials_request."
+        )
+
+
+def _unmounted(rows: Iterable[Mapping[str, Any]], objects: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """With cco-secret, the environment of the operator may lack what makes it mount a token into cloud-api-adaptor
+    (configureCAAProvider in controllers/peerpods.go)."""
+    env = {
+        each.get("name")
+        for entry in objects
+        if entry["kind"] == "Subscription"
+        for each in ((entry["content"] or {}).get("config") or {}).get("env") or ()
+    }
+    if absent := [row["key"] for row in rows if row["key"] not in env]:
+        yield (
+            f"peer-pods-secret was created from cco-secret, and {', '.join(absent)} is not in spec.config.env of the "
+            "Subscription: without it, the operator mounts no token into cloud-api-adaptor, which can then create no "
+            "VM. Add it, with the value in cco-secret."
         )
 
 

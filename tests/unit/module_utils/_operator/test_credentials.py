@@ -208,6 +208,16 @@ def test_a_token_that_exists_is_kept_without_options(labels: dict, requested: st
 
 
 @pytest.mark.parametrize(
+    ("labels", "env", "warns"), [(REQUESTED, [], True), (REQUESTED, ["ROLEARN"], False), (STS, [], False)]
+)
+def test_a_token_of_cco_secret_is_mounted_only_with_the_environment(labels: dict, env: list[str], warns: bool):
+    content = {"config": {"env": [{"name": name, "value": ARN} for name in env]}}
+    objects = [{"kind": "Subscription", "content": content}, {"kind": "Namespace", "content": None}]
+    planned = plan(secret(*MADE, labels=labels), credentials_from="token", token=token(), objects=objects)
+    assert ["ROLEARN is not in spec.config.env" in each for each in planned.warnings] == [True] * warns
+
+
+@pytest.mark.parametrize(
     ("rows", "existing", "words"),
     [
         (token(), None, "operator_install_credentials is token. role_rolearn is empty. Set it."),
