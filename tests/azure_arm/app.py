@@ -242,16 +242,19 @@ class Arm(Login):
         path = request.path.rstrip("/")
         if match := _OPERATION.fullmatch(path):
             return self._operation(match[2], result=match[1].lower() == "operationresults")
-        subscription = {
-            "id": f"/subscriptions/{self.subscription_id}",
-            "subscriptionId": self.subscription_id,
-            "tenantId": self.tenant_id,
-            "displayName": "Emulated",
-            "state": "Enabled",
-            "subscriptionPolicies": {"spendingLimit": "Off", "quotaId": "Emulated_2014-09-01"},
-            "authorizationSource": "RoleBased",
-            "managedByTenants": [],
-        }
+
+        def subscription(name: str) -> dict:
+            return {
+                "id": f"/subscriptions/{name}",
+                "subscriptionId": name,
+                "tenantId": self.tenant_id,
+                "displayName": "Emulated",
+                "state": "Enabled",
+                "subscriptionPolicies": {"spendingLimit": "Off", "quotaId": "Emulated_2014-09-01"},
+                "authorizationSource": "RoleBased",
+                "managedByTenants": [],
+            }
+
         if path == "/tenants":
             self._require_version(request, "Microsoft.Resources", "tenants")
             tenant = {
@@ -263,11 +266,13 @@ class Arm(Login):
             return answered({"value": [tenant]})
         if path == "/subscriptions":
             self._require_version(request, "Microsoft.Resources", "subscriptions")
-            return answered({"value": [subscription], "count": {"type": "Total", "value": 1}})
+            listed = [subscription(name) for name in sorted(self.state.subscriptions)]
+            return answered({"value": listed, "count": {"type": "Total", "value": len(listed)}})
         if re.fullmatch("/subscriptions/[^/]+", path):
             self._require_version(request, "Microsoft.Resources", "subscriptions")
-            self._require_subscription(path.split("/")[2])
-            return answered(subscription)
+            name = path.split("/")[2].lower()
+            self._require_subscription(name)
+            return answered(subscription(name))
         if match := _COMPUTE.fullmatch(path):
             self._require_subscription(match[1])
             return self._compute(request, match[2])
@@ -488,7 +493,7 @@ class Arm(Login):
     # -- Validation --------------------------------------------------------------------------
 
     def _require_subscription(self, subscription_id: str) -> None:
-        if subscription_id.lower() != self.subscription_id:
+        if subscription_id.lower() not in self.state.subscriptions:
             raise ArmError(
                 404,
                 "SubscriptionNotFound",

@@ -60,7 +60,8 @@ class State:
     """Resources by lower-case ID, and the rules of their changes."""
 
     def __init__(self, subscription_id: str):
-        self.subscription_id = subscription_id
+        # Those that the identity can see, in lower case.
+        self.subscriptions = {subscription_id}
         self.stored: dict[str, dict] = {}
         # The limits of the usages of Microsoft.Network, by name, for every location.
         self.limits = dict(egress.DEFAULT_LIMITS)
@@ -513,7 +514,7 @@ class State:
     # -- Validation --------------------------------------------------------------------------
 
     def _require_scope(self, resource: ResourceId) -> None:
-        if resource.subscription.lower() != self.subscription_id:
+        if resource.subscription.lower() not in self.subscriptions:
             raise ArmError(
                 404,
                 "SubscriptionNotFound",

@@ -97,13 +97,15 @@ class World:
 
     arm: AzureArm
     group: str
+    # Empty: that of the login.
+    subscription: str = ""
 
     def __post_init__(self) -> None:
         self.arm.put(self.group_id, LOCATION)
 
     @property
     def group_id(self) -> str:
-        return f"/subscriptions/{self.arm.subscription_id}/resourceGroups/{self.group}"
+        return f"/subscriptions/{self.subscription or self.arm.subscription_id}/resourceGroups/{self.group}"
 
     def put(self, kind: str, name: str, properties: dict, **extra: object) -> str:
         provider = "Compute" if kind == "virtualMachines" else "Network"
@@ -314,6 +316,31 @@ def test_absent_finds_rules_where_the_topology_no_longer_leads(world, arm, run):
         assert world.rules(nsg).keys() <= {"deny-vnet"}
     # The subscription of the login is enough, also if no worker is left.
     assert not run({"state": "absent"})["changed"]
+
+
+def test_the_vms_have_a_subscription_of_their_own(world, arm, run):
+    """Rules belong to the group in each subscription. Only the subnet of the VMs names theirs."""
+    subscription = "9f3a7c10-5b7e-4c1d-8a52-6d0f4e2b1c33"
+    arm.state.subscriptions.add(subscription)
+    of_vms = World(arm, "vms-rg", subscription)
+    nsg, args = world.workers(DENY)
+    vms_nsg = of_vms.nsg("vms-nsg", DENY)
+    vm_subnets = of_vms.subnets("vms-vnet", (["192.168.7.0/24"], vms_nsg), space=["192.168.0.0/16"])
+    world.take_requests()
+    result = run({**args, "vm_subnets": vm_subnets})
+    created = {group["id"]: {each["name"] for each in group["created"]} for group in result["network_security_groups"]}
+    # Workers receive no connections of the agent.
+    to_workers = {name.replace("Internal", "Internal-To-Workers") for name in (UDP, VXLAN)}
+    assert created == {vms_nsg: set(NAMES), nsg: to_workers}
+    assert run({"state": "absent"}, check=True)["network_security_groups"][0]["name"] == "demo-nsg"
+    removed = run({"vm_subnets": vm_subnets, "state": "absent"})
+    assert {group["name"] for group in removed["network_security_groups"]} == {"demo-nsg", "vms-nsg"}
+    assert f"readable in {subscription}, {arm.subscription_id}. " in removed["reason"]
+    for group in (nsg, vms_nsg):
+        assert world.rules(group).keys() == {"deny-vnet"}
+    arm.state.subscriptions.discard(subscription)
+    # The identity does not see it.
+    assert "that these credentials have permission to read it" in run({**args, "vm_subnets": vm_subnets})["msg"]
 
 
 # -- Several clusters in one network -----------------------------------------------------------
