@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests.cluster.aws import REGION, TRUST, Moto
+from tests.cluster.image_builder import MOTO_IMAGE
 from tests.ec2_proxy import ec2_proxy, lose_the_answer, refuse
+from tests.integration.site import succeed
+from tests.playbook_runs import run_playbook
+from tests.support import ROOT, ansible_environment, local_play
 
 Run = Callable[..., dict]
 
@@ -150,3 +155,68 @@ def test_a_new_role_is_waited_for(module: Run, moto: Moto):
         assert proxy.take_calls()[-len(repeated) :] == repeated
         proxy.faults["DeleteRole"] = [refuse(409, "DeleteConflict")]
         assert module(env=through_proxy, state="absent")["changed"]
+
+
+def role_tasks(name: str, **variables: object) -> dict:
+    role = {"name": "osc.peerpods.operator_install", "tasks_from": name}
+    return {"ansible.builtin.include_role": role, "vars": variables}
+
+
+def show(variable: str) -> dict:
+    return {"ansible.builtin.debug": {"msg": f"RESULT {{{{ {variable} | to_json }}}}"}}
+
+
+def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
+    """An image job that creates its bucket would fail on it, unless it runs already. A teardown finds the images by the
+    names that an option of the installation gave them, and names the bucket."""
+    bucket, ec2 = "podvm-mine-2.0.1", moto.client("ec2")
+    moto.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    ami = ec2.copy_image(Name=bucket, Description="Peer-pod image", SourceImageId=MOTO_IMAGE, SourceRegion=REGION)[
+        "ImageId"
+    ]
+    names = {"AMI_BASE_NAME": "podvm-mine", "AMI_VERSION": "2.0.1"}
+    config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm", "content": names}
+    described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
+
+    def state(*, creates: bool) -> dict:
+        image = {"key": "PODVM_AMI_ID", "id": "", "failed": "", "is_created": creates}
+        return {"objects": [{**described, **config_map}], "catalogs": [], "subscription": None, "pod_vm_image": image}
+
+    facts = {
+        "platform": "AWS",
+        "region": REGION,
+        "infrastructure_name": "demo-7x2kq",
+        "cluster_id": "0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11",
+        "details": {"credentials": None},
+    }
+    options = {
+        "operator_install_credentials": "token",
+        "operator_install_aws_role_arn": "arn:aws:iam::123456789012:role/r",
+        # A survey passes an empty answer.
+        "operator_install_image_bucket": "",
+        "operator_install_image_resources": "true",
+    }
+    problems = show("operator_install_plan.problems | select('search', 'creates the S3 bucket')")
+    tasks = [
+        role_tasks("plan", operator_install_state=state(creates=True), operator_install_image_resources=False),
+        problems,
+        role_tasks("plan", operator_install_state=state(creates=False), operator_install_image_resources=False),
+        problems,
+        role_tasks("teardown_images", operator_install_state=state(creates=False)),
+        show("operator_install_left_aws.removed"),
+        role_tasks("plan", operator_install_state=state(creates=False), operator_install_credentials="given"),
+        show("operator_install_plan.image_settings.data.BUCKET_NAME"),
+    ]
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps(local_play({**options, "cluster_prerequisites_cluster": facts}, tasks=tasks)))
+    environment = ansible_environment(moto.environment)
+    output = succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
+    moto.client("s3").delete_bucket(Bucket=bucket)
+    (image,) = ec2.describe_images(ImageIds=[ami])["Images"]
+    ec2.deregister_image(ImageId=ami)
+    messages = re.findall(r'"msg": ("RESULT .*")', output)
+    without, with_problem, left, own = [json.loads(json.loads(each).removeprefix("RESULT ")) for each in messages]
+    assert (without, own) == ([], "podvm-demo-7x2kq-0f9f3c6e")
+    assert [f"The image job creates the S3 bucket {bucket} itself" in each for each in with_problem] == [True]
+    assert left == [ami, image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]]
+    assert f"The S3 bucket {bucket} exists, and stays." in output

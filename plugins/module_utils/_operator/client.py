@@ -12,6 +12,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import (
     CREATION_JOB,
+    CREDENTIALS_REQUEST,
     JOB_LABEL,
     LOG_LINES,
     ImageJob,
@@ -165,7 +166,8 @@ def read_image_job(cluster: Cluster, namespace: str, since: str, now: datetime) 
     pods = _image_pods(cluster, namespace)
     events = [] if job else read_events(cluster, namespace, CREATION_JOB)
     secret = {} if job else _read_secret(cluster, namespace)
-    return check_job(settings, secret, job, pods, events, since, now)
+    request = cluster.get(f"{CREDENTIALS_REQUESTS}/{CREDENTIALS_REQUEST}") if job else None
+    return check_job(settings, secret, job, pods, events, since, now, request)
 
 
 def read_image_failure(cluster: Cluster, namespace: str, image: ImageJob) -> str:

@@ -21,13 +21,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import elapsed, parse_time
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress import (
+    condition_messages,
+    elapsed,
+    parse_time,
+)
 
 CREATION_JOB = "osc-podvm-image-creation"
 JOB_LABEL = "job-name"
 
 # The labels of a pod with the UID of its job: that of Kubernetes, and the one before 1.27.
 JOB_UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
+
+# On AWS, a job whose credentials come from the cloud credential operator requests further ones, and waits for them
+# without end (extended_credentials in ami-helper.sh). The conditions that show that they are not granted are those of
+# pkg/apis/cloudcredential/v1/types_credentialsrequest.go of openshift/cloud-credential-operator.
+CREDENTIALS_REQUEST = "openshift-sandboxed-containers-aws-image"
+NOT_GRANTED = ("CredentialsProvisionFailure", "InsufficientCloudCreds", "MissingTargetNamespace")
 
 # How long after the end of a job the ID of its image may be missing.
 SETTLE_SECONDS = 60
@@ -109,9 +119,10 @@ def check_job(
     events: Iterable[Mapping[str, Any]],
     since: str,
     now: datetime,
+    request: Mapping[str, Any] | None = None,
 ) -> ImageJob:
     """The state of the job. `events` are those of the job; those up to `since`, and earlier pods, are of an earlier
-    run."""
+    run. `request` is the CredentialsRequest of the job, None if it does not exist."""
     image = pod_vm_image(settings)
     if image["id"]:
         return ImageJob(image["id"])
@@ -127,7 +138,8 @@ def check_job(
     if job:
         began = parse_time(job["metadata"]["creationTimestamp"])
         what = f"job {CREATION_JOB} creates the image of the pod VMs"
-        state = _pod_state(newest)
+        denied = condition_messages(_status(request).get("conditions"), "True", *NOT_GRANTED)
+        state = f"the cloud credential operator grants no credentials: {denied}" if denied else _pod_state(newest)
         status = f"{what} ({state})" if state else what
         return ImageJob(
             summary=f"{status}, {elapsed(began, now)}" if began else status,

@@ -102,6 +102,16 @@ class TestAJob:
         assert image.status == f"job osc-podvm-image-creation creates the image of the pod VMs{state}"
         assert image.summary == f"{image.status}, for 4 min"
 
+    def test_a_job_that_waits_for_credentials(self):
+        """It does so without end."""
+        conditions = [{"type": "InsufficientCloudCreds", "status": "True", "message": "s3:GetOcbject is not allowed"}]
+        request = {"status": {"conditions": conditions}}
+        image = check_job({"data": SETTINGS}, KEYS, JOB, [pod()], [], "", NOW, request)
+        assert image.is_active
+        assert "(the cloud credential operator grants no credentials: s3:GetOcbject is not allowed)" in image.status
+        conditions[0]["status"] = "False"
+        assert "grants" not in check_job({"data": SETTINGS}, KEYS, JOB, [pod()], [], "", NOW, request).status
+
     def test_a_failed_job(self):
         image = checked(job=FAILED_JOB, pods=[pod("old"), pod("new")])
         assert image.failure == (
