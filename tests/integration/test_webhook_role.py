@@ -537,6 +537,8 @@ def test_missing_and_conflicting_settings_are_reported_together(role):
     managed = role(
         "cert-managed",
         webhook_certificate="cert_manager",
+        # Without it, the issuer of the registration counts.
+        webhook_cert_manager_issuer={"kind": "Issuer"},
         webhook_image="",
         webhook_port=9443,
         webhook_health_port=9443,
