@@ -19,12 +19,14 @@ description:
   - >-
     Reports which actions no role of the identity permits that is assigned in the resource group or above, or that a
     deny assignment denies. Custom roles count as well. The actions are those of the files in C(docs/policies).
+  - >-
+    Without O(identity_client_id), reports which actions the identity of the login may not take, such as that of a
+    service principal. Deny assignments do not count then.
 options:
   identity_client_id:
     description:
-      - The client ID of the managed identity.
+      - The client ID of the managed identity. When omitted, the identity of the login is checked.
     type: str
-    required: true
   resource_group:
     description:
       - The resource group of the VMs, and of the gallery with their image.
@@ -58,7 +60,8 @@ notes:
     The login needs C(Microsoft.ManagedIdentity/userAssignedIdentities/read),
     C(Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials/read),
     C(Microsoft.Authorization/roleAssignments/read), C(Microsoft.Authorization/roleDefinitions/read) and
-    C(Microsoft.Authorization/denyAssignments/read), as the role C(Reader) has them.
+    C(Microsoft.Authorization/denyAssignments/read); without O(identity_client_id)
+    C(Microsoft.Authorization/permissions/read). The role C(Reader) has them.
 extends_documentation_fragment:
   - osc.peerpods.azure
   - osc.peerpods.info_module
@@ -109,8 +112,9 @@ unknown:
 
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, ArmLoginError, arm_module
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import read_access
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import (
     IMAGE_ACTIONS,
     NSG_ACTIONS,
@@ -127,11 +131,34 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     missing_actions,
 )
 
+CHECKED: dict[str, Any] = {"problems": [], "denied": [], "tenant_id": None, "unknown": ""}
+PERMISSIONS = "providers/Microsoft.Authorization/permissions"
 
-def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
+
+def actions_by_scope(arm: Arm, params: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    by_group = [
+        (params["resource_group"], (*VM_ACTIONS, *(IMAGE_ACTIONS if params["image"] else ()))),
+        (params["nsg_resource_group"] or params["resource_group"], NSG_ACTIONS),
+        (params["network_resource_group"] or params["resource_group"], SUBNET_ACTIONS),
+    ]
+    return [(f"/subscriptions/{arm.subscription_id}/resourceGroups/{group}", actions) for group, actions in by_group]
+
+
+def check_login(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
+    denied = [
+        f"{action} in {scope.rpartition('/')[2]}"
+        for scope, actions in actions_by_scope(arm, params)
+        for permissions in [list(arm.list(f"{scope}/{PERMISSIONS}", PERMISSIONS_API_VERSION))]
+        for action in dict.fromkeys(actions)
+        if not granted(action, permissions)
+    ]
+    return {**CHECKED, "denied": denied}
+
+
+def check_identity(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
     cluster = Cluster("", "", params["issuer"], params["namespace"], "")
     subscription = f"/subscriptions/{arm.subscription_id}"
-    result: dict[str, Any] = {"problems": [], "denied": [], "tenant_id": None, "unknown": ""}
+    result = dict(CHECKED)
     if problem := issuer_problem(cluster):
         return {**result, "problems": [problem]}
     client_id = params["identity_client_id"]
@@ -159,21 +186,13 @@ def check(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
         for problem in credential_problems(credentials, cluster)
     ]
     access = read_access(arm, subscription, identity["properties"]["principalId"])
-    by_group = [
-        (params["resource_group"], (*VM_ACTIONS, *(IMAGE_ACTIONS if params["image"] else ()))),
-        (params["nsg_resource_group"] or params["resource_group"], NSG_ACTIONS),
-        (params["network_resource_group"] or params["resource_group"], SUBNET_ACTIONS),
-    ]
-    denied = missing_actions(
-        access, [(f"{subscription}/resourceGroups/{group}", actions) for group, actions in by_group]
-    )
-    return {**result, "problems": problems, "denied": denied}
+    return {**result, "problems": problems, "denied": missing_actions(access, actions_by_scope(arm, params))}
 
 
 def main() -> None:
     module = arm_module(
         {
-            "identity_client_id": {"type": "str", "required": True},
+            "identity_client_id": {"type": "str"},
             "resource_group": {"type": "str", "required": True},
             "nsg_resource_group": {"type": "str"},
             "network_resource_group": {"type": "str"},
@@ -183,7 +202,12 @@ def main() -> None:
         }
     )
     try:
+        check = check_identity if module.params["identity_client_id"] else check_login
         result = check(Arm(module), module.params)
+    except ArmLoginError as error:
+        if module.params["identity_client_id"]:
+            module.fail_json(msg=str(error))
+        result = {**CHECKED, "problems": [f"Azure rejects the login as this identity. {error}"]}
     except ArmError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

@@ -47,9 +47,9 @@ def azure(arm: AzureArm) -> Iterator[AzureArm]:
 
 @pytest.fixture
 def info(azure: AzureArm, run_module: Callable[..., dict]) -> Callable[..., dict]:
-    def info(client_id: str | None, **args: Any) -> dict:
+    def info(identity: str | None, **args: Any) -> dict:
         groups = {"resource_group": GROUP, "network_resource_group": NETWORK}
-        defaults = {"identity_client_id": client_id, **groups, "issuer": ISSUER}
+        defaults = {"identity_client_id": identity, **groups, "issuer": ISSUER}
         return run_module("azure_token_identity_info", {**defaults, **args}, env=azure.environment)
 
     return info
@@ -164,6 +164,17 @@ def test_the_actions_of_a_custom_role_are_sufficient(azure: AzureArm, run, info)
     ]
     azure.identities.denials, azure.identities.custom_roles = [], {}
     azure.identities.stored = kept
+
+
+def test_the_identity_of_the_login_is_checked(azure: AzureArm, info):
+    """As for a service principal that is given."""
+    assert (info(None, image=True)["denied"], info(None)["problems"]) == ([], [])
+    azure.permissions = [roles.VIRTUAL_MACHINE_CONTRIBUTOR, roles.READER]
+    missing = [f"{action} in {GROUP}" for action in IMAGE_ACTIONS if action.endswith(("/write", "/delete"))]
+    assert info(None, image=True)["denied"] == missing
+    azure.permissions = [roles.OWNER]
+    (problem,) = info(None, client_id=azure.client_id, secret="expired", tenant=azure.tenant_id)["problems"]
+    assert problem.startswith("Azure rejects the login as this identity. Authenticating to Azure failed: ")
 
 
 def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: AzureArm, run):

@@ -211,6 +211,7 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
     openshift.use_root_credential(cluster)
     assert policies(iam) == {"peer-pod-vms"}
     assert f"The permissions of {given} were not changed" in output
+    assert f"This collection did not create {missing} for this cluster, and does not change its permissions." in output
     assert "missing" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
 
 

@@ -130,6 +130,10 @@ class ArmError(Exception):
         self.status = status
 
 
+class ArmLoginError(ArmError):
+    """Azure rejected the login."""
+
+
 def arm_module(argument_spec: Mapping[str, Any], **options: Any) -> AnsibleModule:
     """An AnsibleModule with the options to log in to Azure, whose required libraries are installed."""
     module = AnsibleModule(argument_spec={**AZURE_AUTH_ARGS, **argument_spec}, supports_check_mode=True, **options)
@@ -299,7 +303,7 @@ def arm_errors(operation: str, host: str) -> Iterator[None]:
     try:
         yield
     except ClientAuthenticationError as error:
-        raise ArmError(
+        raise ArmLoginError(
             f"Authenticating to Azure failed: {_first_line(error)}. {HOW_TO_LOG_IN}",
             status=getattr(error, "status_code", None),
         ) from error
