@@ -131,7 +131,9 @@ route_table:
   type: str
   sample: rtb-0a1b2c3d4e5f60718
 default_route:
-  description: The route of the VMs' subnet for all IPv4 addresses, null if it has none.
+  description:
+    - The route of the VMs' subnet for all IPv4 addresses, null if it has none.
+    - Routes for parts of them count as well, if these are more than half of all addresses.
   returned: success
   type: dict
   contains:
@@ -146,6 +148,20 @@ default_route:
     active:
       description: Whether the target exists.
       type: bool
+prefix_list_routes:
+  description: The routes of the VMs' subnet for prefix lists, without those of gateway endpoints.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    prefix_list:
+      description: The id of the prefix list.
+      type: str
+      sample: pl-0a1b2c3d4e5f60718
+    target:
+      description: The id of the target.
+      type: str
+      sample: tgw-0a1b2c3d4e5f60718
 public_addresses:
   description: Whether VMs in the subnet get a public IP address, without which an internet gateway does not help them.
   returned: success
@@ -210,6 +226,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.network_acls imp
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.routes import (
     default_route,
     endpoints_of,
+    prefix_list_routes,
     route_table_of,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
@@ -238,6 +255,7 @@ def run(module: AnsibleAWSModule) -> dict:
         "missing": [subnet_id for subnet_id in subnet_ids if subnet_id not in by_id],
         "route_table": None,
         "default_route": None,
+        "prefix_list_routes": [],
         "public_addresses": False,
         "endpoints": [],
         "denied": [],
@@ -265,6 +283,7 @@ def run(module: AnsibleAWSModule) -> dict:
         **result,
         "route_table": table["RouteTableId"] if table else None,
         "default_route": default_route(table),
+        "prefix_list_routes": prefix_list_routes(table),
         "public_addresses": vms["MapPublicIpOnLaunch"],
         "endpoints": endpoints_of(table, ec2.endpoints(vms["VpcId"]), ec2.region),
         "denied": [denial for subnet in of_vms for denial in denied_between(subnet, subnets, flows)],

@@ -9,6 +9,7 @@ tables", Amazon VPC).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
 
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import ANYWHERE
 
@@ -23,6 +24,9 @@ _TARGETS = {
     "NetworkInterfaceId": "network interface",
     "InstanceId": "instance",
 }
+_EVERYWHERE = IPv4Network(ANYWHERE)
+# The target of the route for the addresses of the VPC.
+LOCAL = "local"
 INTERNET_GATEWAY = "internet gateway"
 _GATEWAYS = {
     "igw": INTERNET_GATEWAY,
@@ -44,14 +48,42 @@ def route_table_of(subnet: Mapping, route_tables: Iterable[Mapping]) -> Mapping 
 
 
 def default_route(table: Mapping | None) -> dict | None:
-    """The route for all IPv4 addresses: its target, what that is, and whether it is active."""
-    for route in table["Routes"] if table else ():
-        if route.get("DestinationCidrBlock") == ANYWHERE:
-            key = next((key for key in ("GatewayId", *_TARGETS) if route.get(key)), None)
-            target = route[key] if key else ""
-            kind = _GATEWAYS.get(target.partition("-")[0]) or _TARGETS.get(key or "") or "target"
-            return {"target": target, "kind": kind, "active": route.get("State") != "blackhole"}
-    return None
+    """The route for all IPv4 addresses: its target, what that is, and whether it is active.
+
+    Routes for parts of them take precedence, such as 0.0.0.0/1 and 128.0.0.0/1: the first one counts if they are for
+    most addresses.
+    """
+    by_network = {
+        IPv4Network(route["DestinationCidrBlock"]): route
+        for route in (table["Routes"] if table else ())
+        if route.get("DestinationCidrBlock") and route.get("GatewayId") != LOCAL
+    }
+    parts = [network for network in by_network if network.prefixlen]
+    is_split = sum(network.num_addresses for network in parts) > _EVERYWHERE.num_addresses / 2
+    route = by_network.get(parts[0] if is_split else _EVERYWHERE)
+    if route is None:
+        return None
+    key, target = _target(route)
+    kind = _GATEWAYS.get(target.partition("-")[0]) or _TARGETS.get(key) or "target"
+    return {"target": target, "kind": kind, "active": route.get("State") != "blackhole"}
+
+
+def prefix_list_routes(table: Mapping | None) -> list[dict]:
+    """The routes for the addresses of prefix lists, which may be those of the internet.
+
+    Those of gateway endpoints are for services of AWS.
+    """
+    routes = [
+        {"prefix_list": route["DestinationPrefixListId"], "target": _target(route)[1]}
+        for route in (table["Routes"] if table else ())
+        if route.get("DestinationPrefixListId")
+    ]
+    return [route for route in routes if not route["target"].startswith("vpce-")]
+
+
+def _target(route: Mapping) -> tuple[str, str]:
+    key = next((key for key in ("GatewayId", *_TARGETS) if route.get(key)), "")
+    return key, route[key] if key else ""
 
 
 def endpoints_of(table: Mapping | None, endpoints: Iterable[Mapping], region: str) -> list[str]:

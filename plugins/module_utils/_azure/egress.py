@@ -36,13 +36,26 @@ def reference(subnet: Mapping, key: str) -> str | None:
 
 
 def default_route(table: Mapping | None) -> dict | None:
-    """The route of a route table for all IPv4 addresses that decides where this traffic goes; None if Azure's does."""
-    for route in table["properties"].get("routes") or () if table else ():
-        properties = route["properties"]
-        hop = properties["nextHopType"]
-        if properties.get("addressPrefix") == _ANYWHERE and hop.lower() in (*_ELSEWHERE, _NOWHERE):
-            return {"name": route["name"], "next_hop_type": hop, "next_hop": properties.get("nextHopIpAddress")}
-    return None
+    """The route of a route table for all IPv4 addresses that decides where this traffic goes; None if Azure's does.
+
+    Routes for parts of them take precedence, such as 0.0.0.0/1 and 128.0.0.0/1: the first one counts if they are for
+    most addresses.
+    """
+    by_prefix = {
+        route["properties"].get("addressPrefix"): route
+        for route in (table["properties"].get("routes") or () if table else ())
+        if route["properties"]["nextHopType"].lower() in (*_ELSEWHERE, _NOWHERE)
+    }
+    parts = [prefix for prefix in by_prefix if prefix and prefix != _ANYWHERE]
+    route = by_prefix.get(parts[0] if _is_most(parts) else _ANYWHERE)
+    if route is None:
+        return None
+    properties = route["properties"]
+    return {
+        "name": route["name"],
+        "next_hop_type": properties["nextHopType"],
+        "next_hop": properties.get("nextHopIpAddress"),
+    }
 
 
 def way_out(subnet: Mapping, route: Mapping | None) -> str:

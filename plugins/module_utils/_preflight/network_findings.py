@@ -86,8 +86,14 @@ def _denial(denial: Mapping) -> str:
 
 def _aws_egress(settings: Mapping, network: Mapping) -> dict:
     route, subnet, table = network["default_route"], settings["vm_subnet"], network["route_table"]
-    found, problems = [], []
-    if route is None:
+    found, problems, unknown = [], [], []
+    if route is None and network["prefix_list_routes"]:
+        lists = join_names([f"{each['prefix_list']} to {each['target']}" for each in network["prefix_list_routes"]])
+        unknown.append(
+            f"{table} of {subnet} has no route for all addresses. Whether the registry is in a prefix list that it "
+            f"routes ({lists}) was not checked."
+        )
+    elif route is None:
         missing = [service for service in ECR if service not in network["endpoints"]]
         existing = f"VPC endpoints: {join_names(network['endpoints']) or 'none'}"
         sentence = f"{table} of {subnet} has no route to the internet ({existing})."
@@ -108,11 +114,11 @@ def _aws_egress(settings: Mapping, network: Mapping) -> dict:
         problems.append("No security group of the VMs has an egress rule that allows 443/tcp to all addresses.")
     problems += map(_denial, network["denied_to_internet"])
     if not problems:
-        return finding("egress", "ok", " ".join(found))
+        return finding("egress", "unknown" if unknown else "ok", " ".join([*found, *unknown]))
     return finding(
         "egress",
         "warning",
-        " ".join([*found, *problems]),
+        " ".join([*found, *unknown, *problems]),
         WHY_EGRESS,
         "Route 0.0.0.0/0 of this subnet to a NAT gateway, a transit gateway or a firewall, and allow HTTPS, or set "
         "operator_install_aws_subnet_id to a subnet that has this. If all images are in a registry of the VPC, ignore "

@@ -6,6 +6,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.routes import (
     default_route,
     endpoints_of,
+    prefix_list_routes,
     route_table_of,
 )
 
@@ -52,6 +53,25 @@ def test_the_target_of_the_default_route(target: dict, kind: str, state: str):
     assert route is not None
     assert (route["kind"], route["active"]) == (kind, state == "active")
     assert route["target"] in ("", *target.values())
+
+
+def test_routes_for_parts_of_all_addresses():
+    """They take precedence over the one for all."""
+    halves = [{"DestinationCidrBlock": prefix, "TransitGatewayId": "tgw-1"} for prefix in ("0.0.0.0/1", "128.0.0.0/1")]
+    everything = {"DestinationCidrBlock": "0.0.0.0/0", "NatGatewayId": "nat-1"}
+    to_transit = {"target": "tgw-1", "kind": "transit gateway", "active": True}
+    assert default_route({"Routes": [LOCAL, *halves]}) == default_route({"Routes": [everything, *halves]}) == to_transit
+    assert default_route({"Routes": [LOCAL, halves[0]]}) is None
+
+
+def test_routes_for_prefix_lists():
+    routes = [
+        LOCAL,
+        {"DestinationPrefixListId": "pl-1", "GatewayId": "vpce-s3"},
+        {"DestinationPrefixListId": "pl-2", "TransitGatewayId": "tgw-1"},
+    ]
+    assert prefix_list_routes({"Routes": routes}) == [{"prefix_list": "pl-2", "target": "tgw-1"}]
+    assert prefix_list_routes(None) == []
 
 
 @pytest.mark.parametrize("routes", [[LOCAL], [{"DestinationIpv6CidrBlock": "::/0", "GatewayId": "igw-1"}]])

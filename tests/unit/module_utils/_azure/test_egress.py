@@ -35,6 +35,11 @@ def route(hop: str, prefix: str = "0.0.0.0/0", address: str | None = None) -> di
         ([route("Internet")], NAT, "nat_gateway"),
         ([route("Internet")], {"defaultOutboundAccess": False}, "none"),
         ([route("VirtualAppliance", "10.1.0.0/16", "10.0.0.4")], {}, "default"),
+        # As firewalls document it, so that a route for all addresses is overridden.
+        ([route("VirtualAppliance", "0.0.0.0/1"), route("VirtualAppliance", "128.0.0.0/1")], NAT, "route"),
+        ([route("Internet"), route("None", "0.0.0.0/1"), route("None", "128.0.0.0/1")], NAT, "none"),
+        ([route("VirtualAppliance", "0.0.0.0/1"), route("Internet", "128.0.0.0/1")], NAT, "nat_gateway"),
+        ([route("VirtualAppliance", "Storage")], NAT, "nat_gateway"),
     ],
 )
 def test_the_way_out(routes: list[dict], properties: dict, expected: str):

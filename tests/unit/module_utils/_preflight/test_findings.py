@@ -176,6 +176,7 @@ AWS = {
         "missing": [],
         "route_table": "rtb-1",
         "default_route": {"target": "nat-1", "kind": "NAT gateway", "active": True},
+        "prefix_list_routes": [],
         "public_addresses": False,
         "endpoints": [],
         "denied": [],

@@ -12,6 +12,7 @@ AWS = {
     "missing": [],
     "route_table": "rtb-1",
     "default_route": {"target": "nat-1", "kind": "NAT gateway", "active": True},
+    "prefix_list_routes": [],
     "public_addresses": False,
     "endpoints": [],
     "https_allowed_by": "0.0.0.0/0 (all traffic)",
@@ -107,6 +108,17 @@ def test_what_the_vms_are_created_in(platform: str, subnet: dict, statuses: list
             (
                 "rtb-1 of subnet-a has no route to the internet (VPC endpoints: ec2, s3). Images of Amazon ECR need "
                 "endpoints of ecr.api, ecr.dkr as well."
+            ),
+        ),
+        (
+            {
+                "default_route": None,
+                "prefix_list_routes": [{"prefix_list": "pl-1", "target": "tgw-1"}],
+            },
+            "unknown",
+            (
+                "rtb-1 of subnet-a has no route for all addresses. Whether the registry is in a prefix list that it "
+                "routes (pl-1 to tgw-1) was not checked."
             ),
         ),
         (
