@@ -232,6 +232,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nat_gateway im
     Plan,
     Request,
     Step,
+    clusters_of,
     group_of,
     is_decided,
     network_of_subnet,
@@ -243,7 +244,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nat_gateway im
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
 
 
-def read_present(arm: Arm, subnet_id: str, request: Request) -> Found:
+def read_present(arm: Arm, subnet_id: str, request: Request, *, has_created: bool) -> Found:
     network = arm.get(network_of_subnet(subnet_id), NETWORK_API_VERSION)
     subnets = network["properties"]["subnets"] if network else ()
     subnet = next((subnet for subnet in subnets if subnet["id"].lower() == subnet_id.lower()), None)
@@ -255,6 +256,9 @@ def read_present(arm: Arm, subnet_id: str, request: Request) -> Found:
 
     attached = get(reference(subnet, "natGateway"))
     found = Found(network, subnet, attached, None if attached else get(reference(subnet, "routeTable")))
+    if attached and attached["id"].lower() != request.gateway_id.lower() and (has_created or clusters_of(attached)):
+        # What this cluster has created is not used.
+        return Found(network, subnet, attached, None, get(request.gateway_id), get(request.address_id))
     if is_decided(found):
         return found
     return Found(network, subnet, None, found.route_table, get(request.gateway_id), get(request.address_id))
@@ -275,11 +279,11 @@ def request_of(module: AnsibleModule) -> Request:
     )
 
 
-def make_plan(module: AnsibleModule, arm: Arm) -> Plan:
+def make_plan(module: AnsibleModule, arm: Arm, *, has_created: bool = False) -> Plan:
     params = module.params
     if params["state"] == "present":
         request = request_of(module)
-        found = read_present(arm, params["subnet"].rstrip("/"), request)
+        found = read_present(arm, params["subnet"].rstrip("/"), request, has_created=has_created)
         plan = plan_present(found, request)
         if any(step.change == "created" for step in plan.steps):
             check_quota(arm, found.network["location"], plan)
@@ -364,7 +368,7 @@ def carry_out(module: AnsibleModule, arm: Arm, plan: Plan) -> tuple[Plan, list[S
         # The pause is random, so that two clients do not collide again.
         time.sleep(random.uniform(0.1, 0.5) * 2**attempt)
         try:
-            plan = make_plan(module, arm)
+            plan = make_plan(module, arm, has_created=bool(done))
         except (ArmError, NatGatewayError) as error:
             fail_after_changes(module, plan, done, str(error))
     return plan, done

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.egress import default_route, reference
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
@@ -30,6 +30,9 @@ _USAGES = {
         "public IP addresses",
     ),
 }
+
+# What an address refers to if it is in use.
+_ADDRESS_USERS = ("natGateway", "ipConfiguration")
 
 _SUBNET_ID = re.compile(
     r"(/subscriptions/[^/]+/resourceGroups/[^/]+)/providers/Microsoft\.Network/virtualNetworks/[^/]+/subnets/[^/]+",
@@ -205,7 +208,8 @@ def plan_present(found: Found, request: Request) -> Plan:
     subnet, owner = found.subnet, request.owner
     name = subnet["name"]
     if found.attached:
-        return _plan_attached(found.attached, name, owner)
+        plan = _plan_attached(found.attached, name, owner)
+        return replace(plan, steps=(*plan.steps, *_unused_steps(found, request)))
     if route := default_route(found.route_table):
         hop = " ".join(filter(None, [route["next_hop_type"], route["next_hop"]]))
         table = (found.route_table or {})["name"]
@@ -271,11 +275,7 @@ def plan_absent(
         if not owner.is_owner_of(address) or address["id"].lower() in planned:
             continue
         user = next(
-            (
-                linked["id"]
-                for key in ("natGateway", "ipConfiguration")
-                if (linked := address["properties"].get(key) or {}).get("id")
-            ),
+            (linked["id"] for key in _ADDRESS_USERS if (linked := address["properties"].get(key) or {}).get("id")),
             None,
         )
         if user:
@@ -315,6 +315,20 @@ def _plan_attached(gateway: Mapping, subnet_name: str, owner: Owner) -> Plan:
     names = join_names(sorted(clusters.values()))
     reason = f"{subnet_name} has the NAT gateway {gateway['name']} of {names}."
     return Plan(reason, (step,), gateway["id"], address_ids)
+
+
+def _unused_steps(found: Found, request: Request) -> Iterator[Step]:
+    """Remove the NAT gateway of this cluster and its address if the subnet got another one meanwhile, for example if
+    two clusters have created one at the same time. Both cost money."""
+    gateway, address = found.gateway, found.address
+    if gateway and (list(clusters_of(gateway)) != [request.owner.id] or gateway["properties"].get("subnets")):
+        return
+    if gateway:
+        yield Step("removed", gateway["id"], f"NAT gateway {gateway['name']}")
+    if address and list(clusters_of(address)) == [request.owner.id]:
+        users = [linked["id"] for key in _ADDRESS_USERS if (linked := address["properties"].get(key))]
+        if not users or (gateway and [user.lower() for user in users] == [gateway["id"].lower()]):
+            yield _delete_address(address)
 
 
 def _address_steps(found: Found, request: Request) -> Iterator[Step]:

@@ -118,6 +118,30 @@ def test_zone_and_tags_of_new_resources():
     assert all(body["tags"].items() >= {**MARK, "team": "kata"}.items() for body in bodies)
 
 
+WINNER = {**gateway(MARK_OF_OTHER, SUBNET_ID), "id": f"{GATEWAY_ID}-2", "name": "other-peer-pods-nat"}
+REMOVED = [("removed", "demo-peer-pods-nat"), ("removed", "demo-peer-pods-nat-ip")]
+IN_USE = {"natGateway": {"id": GATEWAY_ID}}
+
+
+@pytest.mark.parametrize(
+    ("found", "removed"),
+    [
+        ({}, []),
+        ({"gateway": gateway(MARK), "address": address(MARK, **IN_USE)}, REMOVED),
+        ({"address": address(MARK)}, REMOVED[1:]),
+        # It is used, or of another owner.
+        ({"gateway": gateway(MARK, f"{SUBNET_ID}-2"), "address": address(MARK, **IN_USE)}, []),
+        ({"gateway": gateway({**MARK, **MARK_OF_OTHER}), "address": address(MARK, **IN_USE)}, []),
+        ({"gateway": gateway({}), "address": address({}, **IN_USE)}, []),
+        ({"address": address(MARK, ipConfiguration={"id": "/nic"})}, []),
+    ],
+)
+def test_two_clusters_have_created_one_at_the_same_time(found: dict, removed: list[tuple[str, str]]):
+    """The subnet has that of the other cluster."""
+    plan = plan_present(Found(NETWORK, subnet(natGateway={"id": WINNER["id"]}), WINNER, **found), REQUEST)
+    assert changes(plan) == [("shared", "demo-peer-pods-nat-2"), *removed]
+
+
 @pytest.mark.parametrize(
     ("found", "planned"),
     [
