@@ -260,6 +260,10 @@ pod_vms:
       description: The ID of the image, C(PODVM_AMI_ID) or C(AZURE_IMAGE_ID).
       type: list
       elements: str
+    tunnel_ports:
+      description: The port of the tunnel, C(VXLAN_PORT).
+      type: list
+      elements: str
   sample:
     subnets: [subnet-0a1b2c3d4e5f60001]
     security_groups: [sg-0a1b2c3d4e5f60001]
@@ -267,6 +271,7 @@ pod_vms:
     default_sizes: [t3.medium]
     sizes: [t3.small, t3.medium]
     images: [ami-0f3a5b1c2d4e6f708]
+    tunnel_ports: ["9000"]
 details:
   description: Further facts. A fact that could not be read is null; RV(details.unread) has the reason.
   returned: with O(details=true)

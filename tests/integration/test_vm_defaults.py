@@ -29,7 +29,10 @@ CURRENT = {
     "network_security_groups": ["current"],
     "default_sizes": ["current"],
     "sizes": ["a", "b"],
+    "tunnel_ports": ["4789"],
 }
+AGENT = {"protocol": "Tcp", "destination_port_ranges": ["15150"], "to": ["vms"]}
+TUNNEL = {"destination_port_ranges": ["4790"]}
 IN_CM = {"cluster_prerequisites_cluster": {"pod_vms": CURRENT}}
 NOT_IN_CM = {"cluster_prerequisites_cluster": {"pod_vms": NOTHING}}
 SUBNETS = [{"id": "subnet-b"}, {"id": "subnet-a"}]
@@ -39,6 +42,15 @@ WORKERS = {
         "subnets": SUBNETS,
     }
 }
+
+
+def ports(tunnel: str) -> list[dict]:
+    """The port of the tunnel is the one that cloud-api-adaptor gets."""
+    return [
+        {"port": 15150, "protocols": ["tcp"], "to": ["vms"]},
+        {"port": tunnel, "protocols": ["tcp", "udp"], "to": ["vms", "workers"]},
+    ]
+
 
 # Options, and what follows from them. An option that is not set has an empty text in a survey.
 CASES: list[tuple[dict, dict]] = [
@@ -64,6 +76,7 @@ CASES: list[tuple[dict, dict]] = [
             "cloud_networking_vm_security_group_ids": [],
             "cloud_networking_vm_subnet_ids": [],
             "cloud_networking_vm_network_security_group_ids": [],
+            "cloud_networking_ports": ports("9000"),
             "cluster_prerequisites_aws_subnet_id": "subnet-a",
             "cluster_prerequisites_azure_subnet_id": "subnet-a",
         },
@@ -82,6 +95,7 @@ CASES: list[tuple[dict, dict]] = [
             "cloud_networking_vm_security_group_ids": ["current"],
             "cloud_networking_vm_subnet_ids": [],
             "cloud_networking_vm_network_security_group_ids": ["current"],
+            "cloud_networking_ports": ports("4789"),
             "cluster_prerequisites_aws_subnet_id": "current",
             "cluster_prerequisites_azure_subnet_id": "current",
             "cluster_prerequisites_aws_instance_types": ["current", "a", "b"],
@@ -98,12 +112,19 @@ CASES: list[tuple[dict, dict]] = [
             "operator_install_azure_subnet_id": "set",
             "operator_install_azure_nsg_id": "set",
             "operator_install_podvm_instance_type": "set",
+            "operator_install_vxlan_port": "4790",
             "operator_install_azure_instance_sizes": ["set"],
         },
         {
             "cloud_networking_vm_security_group_ids": ["sg-1", "sg-2"],
             "cloud_networking_vm_subnet_ids": ["set"],
             "cloud_networking_vm_network_security_group_ids": ["set"],
+            "cloud_networking_ports": ports("4790"),
+            "cloud_networking_security_rules": [
+                {**AGENT, "name": "Allow-Kata-Agent-Internal", "priority": 112},
+                {**TUNNEL, "name": "Allow-VXLAN-Internal", "priority": 111, "protocol": "Tcp"},
+                {**TUNNEL, "name": "Allow-VXLAN-UDP-Internal", "priority": 110, "protocol": "Udp"},
+            ],
             "cluster_prerequisites_aws_subnet_id": "set",
             "cluster_prerequisites_azure_subnet_id": "set",
             "cluster_prerequisites_aws_instance_types": ["set", "a", "b"],

@@ -49,6 +49,7 @@ POD_VM_KEYS = {
         "default_sizes": "PODVM_INSTANCE_TYPE",
         "sizes": "PODVM_INSTANCE_TYPES",
         "images": "PODVM_AMI_ID",
+        "tunnel_ports": "VXLAN_PORT",
     },
     "Azure": {
         "subnets": "AZURE_SUBNET_ID",
@@ -56,6 +57,7 @@ POD_VM_KEYS = {
         "default_sizes": "AZURE_INSTANCE_SIZE",
         "sizes": "AZURE_INSTANCE_SIZES",
         "images": "AZURE_IMAGE_ID",
+        "tunnel_ports": "VXLAN_PORT",
     },
 }
 
@@ -135,7 +137,15 @@ def pod_vms(platform: str | None, settings: Mapping[str, str]) -> dict[str, list
     return {
         # Lists in peer-pods-cm are separated by commas.
         name: [part.strip() for part in (settings.get(keys.get(name, "")) or "").split(",") if part.strip()]
-        for name in ("subnets", "security_groups", "network_security_groups", "default_sizes", "sizes", "images")
+        for name in (
+            "subnets",
+            "security_groups",
+            "network_security_groups",
+            "default_sizes",
+            "sizes",
+            "images",
+            "tunnel_ports",
+        )
     }
 
 

@@ -11,6 +11,7 @@ NO_SETTINGS: dict[str, list] = {
     "default_sizes": [],
     "sizes": [],
     "images": [],
+    "tunnel_ports": [],
 }
 
 
@@ -141,9 +142,16 @@ def test_a_cluster_that_is_not_openshift_has_only_workers():
                     "AZURE_NSG_ID": "/n",
                     "AZURE_INSTANCE_SIZE": "B2",
                     "AZURE_IMAGE_ID": "/i",
+                    "VXLAN_PORT": "4789",
                 }
             },
-            {"images": ["/i"], "subnets": ["/s"], "network_security_groups": ["/n"], "default_sizes": ["B2"]},
+            {
+                "tunnel_ports": ["4789"],
+                "images": ["/i"],
+                "subnets": ["/s"],
+                "network_security_groups": ["/n"],
+                "default_sizes": ["B2"],
+            },
         ),
         # Left over from a copy.
         ("Azure", {"data": {"AWS_SUBNET_ID": "subnet-1"}}, {}),
