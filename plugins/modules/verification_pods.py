@@ -298,7 +298,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import DAEMON_SETS
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 from ansible_collections.osc.peerpods.plugins.module_utils._verify import probe
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import lines_of, reported
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import is_settled, lines_of
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import (
     LABELS,
     NAME,
@@ -411,24 +411,6 @@ class Pods:
         }
         return found
 
-    def is_settled(self, pod: dict, seconds: int) -> bool:
-        """Whether waiting longer changes nothing, `seconds` after the last change of the pod's state."""
-        if pod["state"] == "answered" or not pod["requests_slot"]:
-            return True
-        boot_timeout, answer_timeout = self._params["boot_timeout"], self._params["answer_timeout"]
-        if pod["state"] in ("unscheduled", "booting") and seconds >= boot_timeout:
-            return True
-        if pod["state"] == "running":
-            return seconds >= answer_timeout
-        cause = reported(pod)
-        # Without an error, the cloud may still create the VM, or the VM still pull the image.
-        if cause is None:
-            return False
-        # Kubelet repeats a pull, which may fail once while the network of the VM starts.
-        if pod["state"] == "pulling":
-            return seconds >= answer_timeout
-        return cause.is_final or seconds >= boot_timeout
-
     def complete(self, pod: dict) -> dict:
         """The evidence with the logs, which are read once, at the end."""
         if pod["state"] == "answered":
@@ -524,7 +506,9 @@ def wait_for_answers(pods: Pods, params: Mapping[str, Any], deadline: float, exp
         }
         progress["summary"], progress["status"] = summary(observed, elapsed)
         is_over = time.monotonic() >= deadline
-        progress["done"] = all(pods.is_settled(pod, elapsed[pod["name"]]) for pod in observed) or (is_over and expires)
+        timeouts = params["boot_timeout"], params["answer_timeout"]
+        are_settled = all(is_settled(pod, elapsed[pod["name"]], *timeouts) for pod in observed)
+        progress["done"] = are_settled or (is_over and expires)
         if progress["done"]:
             return progress, [pods.complete(pod) for pod in observed]
         if is_over or progress["status"] != previous["status"]:

@@ -180,6 +180,24 @@ def reported(pod: Mapping[str, Any]) -> Cause | None:
     return Cause("unknown", _quote(text, 0), source)
 
 
+def is_settled(pod: Mapping[str, Any], seconds: int, boot_timeout: int, answer_timeout: int) -> bool:
+    """Whether waiting longer changes nothing, `seconds` after the last change of the pod's state."""
+    if pod["state"] == "answered" or not pod["requests_slot"]:
+        return True
+    if pod["state"] in ("unscheduled", "booting") and seconds >= boot_timeout:
+        return True
+    if pod["state"] == "running":
+        return seconds >= answer_timeout
+    cause = reported(pod)
+    # Without an error, the cloud may still create the VM, or the VM still pull the image.
+    if cause is None:
+        return False
+    # Kubelet repeats a pull, which may fail once while the network of the VM starts.
+    if pod["state"] == "pulling":
+        return seconds >= answer_timeout
+    return cause.is_final or seconds >= boot_timeout
+
+
 def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Messages that may have the cause: what they are about, their text and source, the most direct first."""
     summaries = []
@@ -289,11 +307,13 @@ def _last(lines: Sequence[str] | None) -> str:
 
 def _quote(message: str, start: int) -> str:
     """The message on one line; of a long one, the part around `start`."""
-    line = " ".join(message.split())
+    # The rules of azcore's ResponseError.
+    before, line = (" ".join(re.sub(r"-{9,}", " ", text).split()) for text in (message[:start], message))
     if len(line) <= QUOTE_LENGTH:
         return line
-    begin = max(0, min(start - 100, len(line) - QUOTE_LENGTH))
-    return f"{'…' if begin else ''}{line[begin : begin + QUOTE_LENGTH]}…"
+    begin = max(0, min(len(before) - 100, len(line) - QUOTE_LENGTH))
+    end = begin + QUOTE_LENGTH
+    return f"{'…' if begin else ''}{line[begin:end]}{'…' if end < len(line) else ''}"
 
 
 # Lines of cloud-api-adaptor's log that name what belongs to a pod (cloud.go, aws/provider.go, azure/provider.go).

@@ -123,7 +123,7 @@ KINDS = {
         "The registry is not reached, or the pull takes too long",
         "Give the subnet of the VMs a way out: a NAT gateway, a route to a firewall, or the proxy of the cluster; on "
         "AWS also an egress rule of the security group. The VM pulls images itself, from its own subnet. Run preflight "
-        "for what is missing.",
+        "for what is missing. If it finds nothing, use a smaller image, or one in a registry nearby (verify_image).",
     ),
     "pull": Kind(
         "verify-pull",

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 # Seconds for each test. DNS and a connection take milliseconds, and a dropped packet no answer at all.
@@ -81,6 +82,12 @@ def results(name: str, target: str) -> dict[str, Any]:
     return {"boot_id": boot_id(), **{key: found.get(key, missing) for key in tests}}
 
 
+class Server(ThreadingHTTPServer):
+    def server_bind(self) -> None:
+        """Without the name of the host, which HTTPServer resolves: DNS may not answer."""
+        TCPServer.server_bind(self)
+
+
 def main(port: str, name: str, target: str = "") -> None:
     ready = threading.Event()
     answer: dict[str, Any] = {}
@@ -105,7 +112,7 @@ def main(port: str, name: str, target: str = "") -> None:
             """The output has only the result."""
 
     # Listens before the result is printed.
-    server = ThreadingHTTPServer(("", int(port)), Handler)
+    server = Server(("", int(port)), Handler)
     threading.Thread(target=work, daemon=True).start()
     server.serve_forever()
 

@@ -9,7 +9,7 @@ azure/provider.go (`Creating instance (<nil>): %s`), the SDK's ResponseError (qu
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import RULES, diagnose, lines_of
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import RULES, diagnose, is_settled, lines_of
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
 
 from .objects import INSTANCE, POD, REMOTE, SANDBOX, event, pod, sandbox_event
@@ -677,9 +677,49 @@ def test_a_long_message_is_cut_around_what_decides():
     assert len(cause.quote) < 700
 
 
+def test_a_quote_of_azure_has_no_lines_of_dashes():
+    error = arm("409: 409 Conflict", "SkuNotAvailable", "x " * 500)
+    cause = diagnose(pod(events=[sandbox_event(error)]))
+    assert "ERROR CODE: SkuNotAvailable {" in cause.quote
+    assert "---" not in cause.quote
+
+
 def test_every_rule_has_a_kind():
     assert {kind for rules in RULES.values() for kind, _pattern in rules} <= KINDS.keys()
     assert REMOTE in sandbox_event("")["message"]
+
+
+ADAPTOR = f"{SANDBOX}CreateContainer failed: dial unix /run/peerpod/hypervisor.sock: connect: connection refused"
+
+
+@pytest.mark.parametrize(
+    ("settled_after", "given"),
+    [
+        (0, pod("answered")),
+        (0, pod(requests_slot=False)),
+        (240, pod("unscheduled", unscheduled="Insufficient kata.peerpods.io/vm")),
+        # The cloud may take long to create a VM, and the VM to pull an image.
+        (None, pod("scheduled")),
+        (None, pod("pulling")),
+        (0, pod(events=[sandbox_event(CREATING[3][1])])),
+        # An error that may pass.
+        (240, pod(events=[event("FailedCreatePodSandBox", ADAPTOR)])),
+        (240, pod(events=[sandbox_event(UNPROCESSED[3][1])])),
+        (240, pod("booting")),
+        (0, pod("booting", events=[sandbox_event(FAILED)])),
+        # The cloud rejected an earlier VM.
+        (240, pod("booting", events=[sandbox_event(CREATING[3][1])])),
+        (60, pod("pulling", events=[event("Failed", PULL.format(DNS))])),
+        (60, pod("pulling", events=[event("Failed", "Error: context deadline exceeded"), *SUMMARIES[3:]])),
+        (60, pod("pulling", events=[event("Failed", "Error: an error without a rule")])),
+        (60, pod("pulling", waiting=[{"reason": "CreateContainerConfigError", "message": "secret not found"}])),
+        (60, pod("running")),
+        (60, pod("running", ended=["exit code 1 (Error)"])),
+    ],
+)
+def test_how_long_a_state_is_waited_for(settled_after: int | None, given: dict):
+    settled = [seconds for seconds in (0, 59, 60, 239, 240, 900) if is_settled(given, seconds, 240, 60)]
+    assert settled[:1] == ([] if settled_after is None else [settled_after])
 
 
 # The log of two pods of one node: formats of cloud.go, aws/provider.go, azure/provider.go and proxy.go.
