@@ -110,7 +110,7 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         ("egress", r"(?:[Pp]ull|registry|manifest).*(?:tcp connect error|timed out|deadline has elapsed|unreachable)"),
         ("egress", r"(?:[Pp]ull|registry|manifest).*(?:[Cc]onnection refused|no route to host|Temporary failure in)"),
         ("egress", r"deadline exceeded|CreateContainerRequest timed out|[Cc]ontainer ?[Cc]reation timeout"),
-        ("egress", r"CreateContainer timeout"),
+        ("egress", r"CreateContainer timeout|timing out in CRI-O"),
         (
             "pull",
             r"Image Pull error|[Ff]ailed to pull image|ErrImagePull|ImagePullBackOff|Pulling image separately not",
@@ -133,8 +133,9 @@ BOOT_FAILURES = re.compile(
 # The events about a container; the others are about the pod until its sandbox runs (pkg/kubelet/events/event.go).
 _OF_CONTAINER = ("Failed", "BackOff", "FailedCreatePodContainer", "InspectFailed")
 
-# Of a pod that was placed on a node, these are past.
-_PAST = ("FailedScheduling",)
+# Of a pod that was placed on a node, the first is past. CRI-O reports the other when a slow creation succeeded.
+_PAST = "FailedScheduling"
+_SUCCEEDED = "is now ready and will be provided to the kubelet"
 
 
 def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()) -> Cause | None:
@@ -202,7 +203,7 @@ def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Messages that may have the cause: what they are about, their text and source, the most direct first."""
     summaries = []
     for event in reversed(pod["events"]):
-        if event["type"] == "Warning" and event["reason"] not in _PAST:
+        if event["type"] == "Warning" and event["reason"] != _PAST and _SUCCEEDED not in event["message"]:
             about = CONTAINER if event["reason"] in _OF_CONTAINER else SANDBOX
             message = (about, event["message"], f"event {event['reason']}")
             if _is_summary(event["reason"], event["message"]):
@@ -225,7 +226,8 @@ def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _is_summary(reason: str, message: str) -> bool:
     """Whether kubelet only repeats that something failed, after the message with the error: `Error: ErrImagePull`."""
-    return reason in ("BackOff", "CrashLoopBackOff", "ImagePullBackOff") or bool(re.fullmatch(r"Error: \w+", message))
+    is_name = re.fullmatch(r"(?:\(combined from similar events\): )?Error: \w+", message) is not None
+    return is_name or reason in ("BackOff", "CrashLoopBackOff", "ImagePullBackOff")
 
 
 def _matched(state: str, about: str, message: str, source: str) -> Cause | None:

@@ -446,6 +446,24 @@ DNS = "error sending request for url (https://quay.io/v2/): client error (Connec
         ("egress", "Failed", "Error: Container creation timeout (4m0s)"),
         ("egress", "Failed", "Error: CreateContainer timeout (4m0s)"),
         ("egress", "Failed", "Error: context deadline exceeded"),
+        # kubernetes/kubernetes#112105, and getResourceOrWait in server/utils.go of CRI-O.
+        (
+            "egress",
+            "Failed",
+            (
+                "(combined from similar events): Error: Kubelet may be retrying requests that are timing out in CRI-O "
+                f"due to system load: context deadline exceeded: error reserving ctr name k8s_verify_{POD}_demo_0 for "
+                "id 8424e8fd: name is reserved"
+            ),
+        ),
+        (
+            "egress",
+            "Failed",
+            (
+                "Error: kubelet may be retrying requests that are timing out in CRI-O due to system load. Currently at "
+                "stage container runtime creation: waited too long for request to timeout or ctr to be created"
+            ),
+        ),
         # src/agent/src/policy.rs of kata-containers, quoted in kata-containers/kata-containers#10613.
         (
             "container",
@@ -479,7 +497,7 @@ def test_a_failed_pull(kind: str, reason: str, message: str):
 SUMMARIES = [
     event("Failed", "Error: ErrImagePull"),
     event("BackOff", 'Back-off pulling image "quay.io/a/b:1"'),
-    event("Failed", "Error: ImagePullBackOff"),
+    event("Failed", "(combined from similar events): Error: ImagePullBackOff"),
     event("BackOff", f"Back-off restarting failed container verify in pod {POD}_demo(3f2b8a0e)"),
 ]
 
@@ -543,6 +561,17 @@ def test_a_policy_of_the_agent_may_reject_the_sandbox():
         f'{SANDBOX}CreateContainer failed: "CreateContainerRequest is blocked by policy: agent_policy:122": unknown'
     )
     assert diagnose(pod("booting", events=[event("FailedCreatePodSandBox", message)])).kind == "container"
+
+
+def test_a_slow_creation_that_succeeded_is_not_an_error():
+    """getResourceOrWait in server/utils.go of CRI-O: kubelet gets the container when it tries again."""
+    message = (
+        "Error: kubelet may be retrying requests that are timing out in CRI-O due to system load. Currently at stage "
+        "container runtime creation: the requested ctr x is now ready and will be provided to the kubelet on next retry"
+    )
+    slow = pod("pulling", events=[event("Failed", message)])
+    assert diagnose(slow) is None
+    assert not is_settled(slow, 900, 240, 60)
 
 
 def test_another_error_of_a_container_is_quoted():
