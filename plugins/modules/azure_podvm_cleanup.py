@@ -40,6 +40,13 @@ options:
         stay.
     type: str
     default: podvm-image
+  storage_account:
+    description:
+      - >-
+        The name of the storage account, in the resource group of the gallery, to which the jobs of the cluster upload
+        their disk. The module returns its ID if it exists, and does not remove it: a job leaves the account, and its
+        private endpoint C(NAME-pe), if it fails.
+    type: str
   cluster_id:
     description:
       - The ID of the cluster, as M(osc.peerpods.cluster_info) returns it.
@@ -64,7 +71,8 @@ notes:
   - >-
     The identity needs C(Microsoft.Compute/galleries/read), C(Microsoft.Compute/galleries/images/read) and
     C(Microsoft.Compute/galleries/images/versions/read), and to remove images C(Microsoft.Compute/galleries/delete),
-    C(Microsoft.Compute/galleries/images/delete) and C(Microsoft.Compute/galleries/images/versions/delete).
+    C(Microsoft.Compute/galleries/images/delete) and C(Microsoft.Compute/galleries/images/versions/delete). With
+    O(storage_account), it needs C(Microsoft.Storage/storageAccounts/read); without it, the account counts as missing.
 seealso:
   - module: osc.peerpods.ec2_podvm_cleanup
   - module: osc.peerpods.azure_podvm_image_info
@@ -93,10 +101,16 @@ kept:
   type: list
   elements: str
   sample: []
+storage_account:
+  description: The ARM ID of O(storage_account) if it exists, else null.
+  returned: success
+  type: str
+  sample: null
 """
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
     GALLERIES_API_VERSION,
+    STORAGE_API_VERSION,
     Arm,
     ArmError,
     arm_module,
@@ -115,12 +129,27 @@ def read_definitions(arm: Arm, gallery: str) -> dict[str, list[str]] | None:
     }
 
 
+def read_storage_account(arm: Arm, gallery: str, name: str | None) -> str | None:
+    """The ID of the account; None if it does not exist, or may not be read."""
+    if not name:
+        return None
+    group = "/".join(gallery.split("/")[:5])
+    try:
+        account = arm.get(f"{group}/providers/Microsoft.Storage/storageAccounts/{name}", STORAGE_API_VERSION)
+    except ArmError as error:
+        if error.status != 403:
+            raise
+        return None
+    return account["id"] if account else None
+
+
 def main() -> None:
     module = arm_module(
         {
             "gallery": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
             "definition": {"type": "str", "default": "podvm-image"},
+            "storage_account": {"type": "str"},
             "cluster_id": {"type": "str", "required": True},
             "wait_timeout": {"type": "int", "default": 600},
         }
@@ -131,6 +160,7 @@ def main() -> None:
     kept: list[str] = []
     try:
         arm = Arm(module)
+        storage_account = read_storage_account(arm, gallery, params["storage_account"])
         definitions = read_definitions(arm, gallery)
         if definitions is not None:
             planned, kept = plan_gallery_removal(
@@ -146,6 +176,7 @@ def main() -> None:
         changed=bool(removed),
         removed=removed,
         kept=kept,
+        storage_account=storage_account,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
     )
 

@@ -23,6 +23,7 @@ GALLERIES = "Microsoft.Compute/galleries"
 GALLERY_IMAGES = f"{GALLERIES}/images"
 GALLERY_VERSIONS = f"{GALLERY_IMAGES}/versions"
 IMAGES = "Microsoft.Compute/images"
+STORAGE_ACCOUNTS = "Microsoft.Storage/storageAccounts"
 
 TYPES = {
     name.lower(): name
@@ -46,6 +47,7 @@ TYPES = {
         GALLERY_IMAGES,
         GALLERY_VERSIONS,
         IMAGES,
+        STORAGE_ACCOUNTS,
     )
 }
 

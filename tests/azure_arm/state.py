@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Iterator
 
-from . import egress, galleries, ids, machines, rules
+from . import egress, galleries, ids, machines, rules, storage
 from .errors import ArmError, unparsable
 from .ids import ResourceId
 from .wire import Headers
@@ -40,6 +40,7 @@ _LOCATED = (
     ids.NAT_GATEWAYS,
     ids.ROUTE_TABLES,
     ids.VMS,
+    ids.STORAGE_ACCOUNTS,
     *_OF_GALLERIES,
 )
 # Resources that subnets refer to, and the property of a subnet that has the reference.
@@ -147,7 +148,7 @@ class State:
         }
         if resource.type in _LOCATED:
             new["location"] = self._location(resource, before, body)
-            new |= {key: body[key] for key in ("tags", "zones", "identity", "sku") if body.get(key)}
+            new |= {key: body[key] for key in ("tags", "zones", "identity", "sku", "kind") if body.get(key)}
             if before is None:
                 egress.require_room(self.stored.values(), resource.type, str(new["location"]), self.limits)
         new["properties"] = {
@@ -265,6 +266,8 @@ class State:
                     self._require_reference(new["id"], nic)
             case kind if kind in _OF_GALLERIES:
                 galleries.complete(kind, new["name"], properties, old, new["location"])
+            case ids.STORAGE_ACCOUNTS:
+                storage.complete(new)
             case ids.LOCKS:
                 if properties.get("level") not in ("CanNotDelete", "ReadOnly"):
                     raise ArmError(400, "InvalidLockLevel", "The lock level is invalid.")

@@ -1272,6 +1272,15 @@ def test_az_reads_and_deletes(arm: AzureArm, tmp_path) -> None:
     disk = ("--os-vhd-uri", "https://oscsa.blob.core.windows.net/a/b", "--os-vhd-storage-account", "oscsa")
     version = (*definition, "--gallery-image-version", "262093934.0.1")
     az.run("sig", "image-version", "create", *version, *disk, "--target-regions", "westeurope")
+    name, group = (
+        "oscsapodvmimage262093934",
+        f"/subscriptions/{arm.subscription_id}/resourceGroups/{side.resource_group}",
+    )
+    place = {"location": "westeurope", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"}
+    arm.put(f"{group}/providers/Microsoft.Storage/storageAccounts/{name}", place)
+    storage = ("--name", name, "--resource-group", side.resource_group)
+    shown = json.loads(az.run("storage", "account", "show", *storage))
+    assert (shown["sku"]["tier"], shown["kind"], shown["provisioningState"]) == ("Standard", "StorageV2", "Succeeded")
     account = json.loads(az.run("account", "show"))
     assert (account["id"], account["tenantId"]) == (arm.subscription_id, arm.tenant_id)
 

@@ -154,6 +154,18 @@ def test_the_images_of_a_cluster_are_removed_on_azure(arm: AzureArm, image: str,
         assert "msg" not in result, result
         return result["removed"]
 
+    group = gallery.partition("/providers/")[0]
+    account = f"{group}/providers/Microsoft.Storage/storageAccounts/oscsapodvm100"
+    arm.put(account, {"location": "westeurope", "sku": {"name": "Standard_LRS"}, "kind": "StorageV2"})
+    names = {"gallery": gallery, "version": "2.0.0", "cluster_id": "1"}
+
+    def storage_account(name: str) -> str | None:
+        arguments = {**names, "storage_account": name}
+        return run_module("azure_podvm_cleanup", arguments, env=arm.environment)["storage_account"]
+
+    assert (storage_account("oscsapodvm100"), storage_account("other")) == (account, None)
+    arm.faults.append(Fault("GET", "storageAccounts", authorization_failed))
+    assert storage_account("oscsapodvm100") is None
     assert clean_up("1.0.0") == [f"{definition}/versions/1.0.0"]
     assert clean_up("1.10.0", check=True) == [image, definition, gallery]
     assert clean_up("1.10.0") == [image, definition, gallery]

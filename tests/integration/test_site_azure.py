@@ -259,6 +259,7 @@ def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm
     """The tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS."""
     tasks = [
         {"osc.peerpods.cluster_info": {}, "register": "cluster_prerequisites_cluster"},
+        {"osc.peerpods.operator_info": {}, "register": "operator_install_state"},
         {"ansible.builtin.import_role": {"name": "osc.peerpods.operator_install", "tasks_from": "teardown_images"}},
     ]
     playbook = tmp_path / "images.yml"
