@@ -29,8 +29,9 @@ CLUSTER_VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
 
 RUNTIME_CLASS_PATH = f"{RUNTIME_CLASSES_PATH}/kata-remote"
 
-# The APIs with which the role image_build builds an image.
 CERT_MANAGER_GROUP = "cert-manager.io"
+
+# The APIs with which the role image_build builds an image.
 BUILD_GROUPS = {"build.openshift.io", "image.openshift.io"}
 
 VALIDATING_POLICIES = "validatingadmissionpolicies"
