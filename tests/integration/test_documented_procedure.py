@@ -497,6 +497,6 @@ def test_azure_identity_for_tokens(azure_world: Azure, run_module: Callable[...,
     assert scopes == [{subscription}, {f"{subscription}/resourceGroups/{group}"}]
     # The check of an identity that was given accepts the documented one.
     client_id = of(documented_ones, "/userAssignedIdentities")[0]["clientId"]
-    given = {"identity_client_id": client_id, "scopes": [group], "issuer": issuer, "image": True}
+    given = {"identity_client_id": client_id, "resource_group": group, "issuer": issuer, "image": True}
     checked = run_module("azure_token_identity_info", given, env=azure_world.environment)
     assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
