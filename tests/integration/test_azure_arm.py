@@ -401,7 +401,16 @@ def test_a_machine_as_cloud_api_adaptor_creates_it(arm: AzureArm, network: Netwo
     assert arm.resources == before
     # A machine that exists may be written again.
     compute.virtual_machines.begin_create_or_update("rg1", "vm1", body).result()
-    compute.virtual_machines.begin_delete("rg1", "vm1").result()
+    # One whose creation fails stays, with the error in its status.
+    arm.faults.append(Fault("PUT", "virtualMachines/vm2$", faults.operation_fails("AllocationFailed", "No capacity.")))
+    with pytest.raises(HttpResponseError, match="No capacity"):
+        compute.virtual_machines.begin_create_or_update("rg1", "vm2", body).result()
+    stays = compute.virtual_machines.get("rg1", "vm2", expand="instanceView").properties
+    (status,) = stays.instance_view.statuses
+    assert (stays.provisioning_state, status.code) == ("Failed", "ProvisioningState/failed/AllocationFailed")
+    assert (status.level, status.message) == ("Error", "No capacity.")
+    for name in ("vm1", "vm2"):
+        compute.virtual_machines.begin_delete("rg1", name).result()
     assert not [name for name in arm.resources if "networkinterfaces" in name]
 
 
