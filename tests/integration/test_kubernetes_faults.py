@@ -16,10 +16,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.openshift import set_status
+from tests.cluster.openshift import POD_VM_SETTINGS, set_status
 from tests.integration.apiserver import AWAY, ETCD_TIMEOUT, THROTTLED, Answer, Break, between, requests_of, status
 from tests.playbook_runs import run_playbook
-from tests.support import JSON_OUTPUT, ansible_environment, local_play
+from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment, local_play
 
 NAMESPACE = "faults-test"
 NODES = ("faults-a", "faults-b")
@@ -690,6 +690,56 @@ def test_a_wait_outlasts_an_api_server_that_has_answered_before(run_with_faults)
     first = wait({}, [AWAY] * 5)
     assert first["failed"]
     assert "apiserver is shutting down" in first["msg"]
+
+
+def test_a_wait_that_times_out_shows_the_log_of_the_image_job(cluster, run_module):
+    """The job hangs. Its pod is on a simulated node, so that its log is empty or cannot be read."""
+    metadata = {"name": "osc-podvm-image-creation", "namespace": OPERATOR_NAMESPACE}
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "create", "image": "builder"}]}}
+    labels = {"job-name": metadata["name"]}
+    objects = [
+        {
+            "apiVersion": "kataconfiguration.openshift.io/v1",
+            "kind": "KataConfig",
+            "metadata": {"name": "hangs"},
+            "spec": {"enablePeerPods": True},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "name": "peer-pods-cm"},
+            "data": POD_VM_SETTINGS,
+        },
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": {"suspend": True, "template": template},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**metadata, "name": "image-pod", "labels": labels},
+            "spec": {**template["spec"], "schedulerName": "none"},
+        },
+    ]
+    cluster.apply(*objects)
+    set_status(cluster, "kataconfig/hangs", {"kataNodes": {"nodeCount": 1, "readyNodeCount": 1}}, OPERATOR_NAMESPACE)
+
+    def wait(**arguments: object) -> dict:
+        given = {"wait_for": "nodes", "kubeconfig": str(cluster.kubeconfig), **arguments}
+        return run_module("operator_wait", given)["progress"]
+
+    try:
+        first = wait()
+        last = wait(previous=first, wait_timeout=1)
+    finally:
+        for each in ("kataconfig/hangs", "configmap/peer-pods-cm", f"job/{metadata['name']}", "pod/image-pod"):
+            cluster.kubectl("delete", each, "-n", OPERATOR_NAMESPACE, "--ignore-not-found")
+    assert "job osc-podvm-image-creation creates the image of the pod VMs" in first["summary"]
+    assert "image-pod" not in first["remedy"]
+    assert last["remedy"].startswith("The log of pod image-pod ")
+    assert "run the playbook again" in last["remedy"]
 
 
 def test_a_lost_write_does_not_overwrite_a_concurrent_change(cluster, run_with_faults):
