@@ -204,6 +204,21 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
         environment = ansible_environment({**moto.environment, "K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)})
         return succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
 
+    # After a failed image job, the RuntimeClass exists, and the image does not.
+    facts = {**FACTS, "pod_vms": {"images": []}, "details": {"credentials": {"issuer": ISSUER}, "runtime_class": {}}}
+    check = {
+        "ansible.builtin.include_role": {"name": "osc.peerpods.cluster_prerequisites", "tasks_from": "aws_identity"},
+        "vars": {
+            "cluster_prerequisites_cluster": facts,
+            "operator_install_aws_role_arn": ARN,
+            "operator_install_azure_image_id": "",
+            "operator_install_create_identity": False,
+            "operator_install_namespace": "openshift-sandboxed-containers-operator",
+            "operator_install_podvm_ami_id": "",
+        },
+    }
+    denied = play(check, {"ansible.builtin.debug": {"var": "cluster_prerequisites_given_identity.denied"}})
+    assert "ec2:ImportSnapshot" in denied
     openshift.use_tokens(cluster, ISSUER)
     play(tasks(ARN, image=True))
     assert policies(iam) == {"peer-pod-vms", "peer-pod-image"}
