@@ -20,12 +20,14 @@ description:
     Checks by a simulation of IAM that the policies of the role allow what cloud-api-adaptor does, and with O(image)
     what the job does that creates the image of the VMs. The simulation does not know the resources and conditions of
     requests, so it may deny what policies allow on certain resources only.
+  - >-
+    Without O(role_arn), checks in the same way what the policies of the credentials allow of what cloud-api-adaptor
+    does, such as those of an access key that it will have.
 options:
   role_arn:
     description:
-      - The ARN of the role.
+      - The ARN of the role. When omitted, the identity of the credentials is checked.
     type: str
-    required: true
   issuer:
     description:
       - The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster).
@@ -43,7 +45,8 @@ options:
     default: false
 notes:
   - >-
-    The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole) and C(iam:SimulatePrincipalPolicy).
+    The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole) and C(iam:SimulatePrincipalPolicy); without
+    O(role_arn) only the last, and C(iam:GetRole) if they are those of a session of a role.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -91,13 +94,15 @@ unknown:
   sample: ""
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import actions_of, image_policy, vm_policy
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import denied_actions
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import denied_actions, simulate_caller
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
     ROLE_ARN,
     Account,
@@ -128,10 +133,19 @@ def denied_of(iam: Iam, account: Account, arn: str, *, image: bool) -> list[str]
     return sorted(denied for policy in policies for denied in denied_actions(iam, arn, actions_of(policy)))
 
 
+def check_credentials(module: AnsibleAWSModule) -> dict[str, Any]:
+    """Whether AWS accepts the credentials, and what their policies do not allow."""
+    try:
+        Api(module, "sts", "STS").call("GetCallerIdentity")
+    except Ec2Error as error:
+        return {"problems": [f"AWS rejects the credentials of cloud-api-adaptor. {error}"]}
+    return asdict(simulate_caller(module, actions_of(vm_policy())))
+
+
 def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
-            "role_arn": {"type": "str", "required": True},
+            "role_arn": {"type": "str"},
             "issuer": {"type": "str", "default": ""},
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},
@@ -141,6 +155,8 @@ def main() -> None:
     arn = module.params["role_arn"]
     cluster = Cluster("", "", module.params["issuer"], module.params["namespace"])
     result: dict[str, Any] = {"problems": [], "denied": None, "unknown": ""}
+    if arn is None:
+        module.exit_json(changed=False, **{**result, **check_credentials(module)})
     if not ROLE_ARN.fullmatch(arn):
         expected = "operator_install_aws_role_arn must be the ARN of an IAM role, arn:aws:iam::…:role/…"
         module.exit_json(changed=False, **{**result, "problems": [f"{expected}; got '{arn}'."]})

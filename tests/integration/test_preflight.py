@@ -134,8 +134,9 @@ def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
         completed = replace(on_aws, variables=IMAGE).run()
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    # The workers are in three zones, and the VMs in one.
-    assert on_aws.statuses() == {**dict.fromkeys(TITLES.keys() - SILENT, "ok"), "vm-zone": "warning"}
+    # The workers are in three zones, and the VMs in one. moto cannot simulate the policies of its own user.
+    others = {"vm-zone": "warning", "vm-identity": "unknown"}
+    assert on_aws.statuses() == {**dict.fromkeys(TITLES.keys() - SILENT, "ok"), **others}
     for finding in on_aws.findings().values():
         assert f"{finding['title']:30} {finding['found']}" in completed.stdout
     assert "v1.10.1, which needs OpenShift 4.15 or newer" in on_aws.findings()["operator-version"]["found"]
