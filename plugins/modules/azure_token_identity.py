@@ -207,9 +207,20 @@ class Run:
         self.made = made
 
     def own(self) -> list[Mapping[str, Any]]:
-        """The identities of this cluster by their tags, also those in the resource group of an earlier run."""
-        listed = self.arm.list(f"{self.subscription}/providers/{IDENTITIES}", IDENTITY_API_VERSION)
-        return own_identities(listed, self.path, self.cluster)
+        """The identities of this cluster by their tags: in the resource group, else, to remove them, in any other."""
+        owned = own_identities(self.listed(self.path.rpartition("/")[0]), self.path, self.cluster)
+        if owned or self.module.params["state"] == "present":
+            return owned
+        return own_identities(self.listed(f"{self.subscription}/providers/{IDENTITIES}"), self.path, self.cluster)
+
+    def listed(self, path: str) -> list[Mapping[str, Any]]:
+        try:
+            return list(self.arm.list(path, IDENTITY_API_VERSION))
+        except ArmError as error:
+            # The resource group was removed.
+            if error.status == 404:
+                return []
+            raise
 
     def read(self, path: str) -> Existing:
         identity = self.arm.get(path, IDENTITY_API_VERSION)

@@ -212,6 +212,16 @@ def test_an_identity_is_found_by_its_tags(run):
     assert (removed["identity"]["name"], removed["changes"][-1]) == ("mine", "delete identity mine")
 
 
+def test_an_identity_in_another_resource_group_is_removed(azure: AzureArm, run):
+    """The option with the resource group of the VMs is not given again."""
+    assert run({"resource_group": NETWORK})["changed"]
+    assert run({"state": "absent"})["changes"][-1] == f"delete identity {NAME}"
+    assert azure.identities.stored == {}
+    azure.take_requests()
+    assert not run({"state": "absent"})["changed"]
+    assert len(azure.take_requests()) == 2
+
+
 STATE = {
     "objects": [],
     "catalogs": [],
