@@ -359,7 +359,7 @@ class Pods:
 
     def create(self) -> dict[str, str]:
         """Create a pod for each node; returns their names by node."""
-        nodes = {name: self._node(name) for name in dict.fromkeys(self._params["nodes"])}
+        nodes = {name: self._node(name) for name in self._params["nodes"]}
         # Without the docstring, comments and blank lines, the program is not shorter by much.
         script = inspect.getsource(probe)
         names = {}
