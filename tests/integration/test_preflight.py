@@ -251,7 +251,9 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
         completed = site.run()
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     of_types = ["DescribeInstances", "DescribeSubnets", "DescribeInstanceTypeOfferings"]
-    assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases", *of_types]
+    # Whether the image job's bucket is left over from a failed one.
+    of_image = ["HEAD", "DescribeImages"]
+    assert proxy.take_calls() == ["GetCallerIdentity", "ListAccountAliases", *of_types, *of_image]
     assert "Cluster version" not in completed.stdout
 
     # A type that only other zones of the region offer.
