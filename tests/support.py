@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ROOT / "docs/docsite/rst"
 OPERATOR_NAMESPACE = "openshift-sandboxed-containers-operator"
 
 # The user agents of the Kubernetes client for Python, which all modules use, by version.
@@ -38,6 +41,12 @@ def ansible_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
         "ANSIBLE_INVENTORY_UNPARSED_WARNING": "False",
         **(extra or {}),
     }
+
+
+def json_blocks(guide: str) -> list[dict]:
+    """The policies and roles in a guide."""
+    text = (GUIDES / guide).read_text()
+    return [json.loads(block) for block in re.findall(r"code-block:: json\n\n((?:   .*\n|\n)+)", text)]
 
 
 def role_options() -> dict[str, dict]:

@@ -10,7 +10,7 @@ from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.exceptions import NotFoundException
 from moto.iam.models import Role
 from moto.iam.responses import IamResponse
-from moto.s3.responses import S3Response
+from moto.s3.responses import ACTION_MAP, S3Response
 from moto.server import main
 
 # EvalDecision of SimulatePrincipalPolicy in the API reference of IAM.
@@ -63,6 +63,9 @@ def _verdict(policies: list[IAMPolicy], action: str, resource: str) -> Permissio
 
 
 IamResponse.simulate_principal_policy = simulate_principal_policy  # type: ignore[attr-defined]
+
+# HeadBucket has no action of its own ("Actions defined by Amazon S3" in the Service Authorization Reference).
+ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"
 
 _put_bucket = S3Response._bucket_response_put
 

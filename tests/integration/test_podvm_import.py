@@ -220,3 +220,20 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     assert [f"The image job creates the S3 bucket {bucket} itself" in each for each in with_problem] == [True]
     assert left == [ami, image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]]
     assert f"The S3 bucket {bucket} exists, and stays." in output
+
+
+def test_a_disk_that_s3_does_not_delete_is_reported(module: Run, moto: Moto):
+    """S3 answers with 200 and an error for each object."""
+    denied = b"<Key>podvm.raw</Key><Code>AccessDenied</Code><Message>No</Message>"
+    assert module()["changed"]
+    moto.client("s3").put_object(Bucket=BUCKET, Key="podvm.raw", Body=b"disk")
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        proxy.faults["POST ?delete"] = [
+            lambda pass_on: (200, b"<DeleteResult><Error>%b</Error></DeleteResult>" % denied)
+        ]
+        failed = module(state="absent", env={"AWS_ENDPOINT_URL_S3": proxy.url})
+    assert (
+        f"S3 did not delete podvm.raw in the bucket {BUCKET}: AccessDenied, No. Grant s3:DeleteObject to"
+        in failed["msg"]
+    )
+    assert module(state="absent")["changed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +12,9 @@ import yaml
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import granted
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ROLES
 
-from tests.support import ROOT
+from tests.support import GUIDES, ROOT, json_blocks
 
-GUIDES = ROOT / "docs/docsite/rst"
 SERVICES = {"ec2": "ec2", "service-quotas": "servicequotas"}
-
-
-def json_blocks(guide: str) -> list[dict]:
-    text = (GUIDES / guide).read_text()
-    return [json.loads(block) for block in re.findall(r"code-block:: json\n\n((?:   .*\n|\n)+)", text)]
 
 
 def sources(*directories: str) -> Iterator[Path]:

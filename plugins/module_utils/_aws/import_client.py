@@ -14,6 +14,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import ABSENT, Api, policy_document
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.refusals import advise_code
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
     OTHER_BUCKET,
@@ -128,7 +129,14 @@ class VmImport:
         """A job that failed leaves its disk in the bucket."""
         owned = self._owned(target)
         while keys := self._s3.call("ListObjectsV2", **owned).get("Contents"):
-            self._s3.call("DeleteObjects", **owned, Delete={"Objects": [{"Key": each["Key"]} for each in keys]})
+            answer = self._s3.call(
+                "DeleteObjects", **owned, Delete={"Objects": [{"Key": each["Key"]} for each in keys]}
+            )
+            # S3 answers with 200 also if it has deleted nothing.
+            for error in answer.get("Errors", ()):
+                code, message = error["Code"], error.get("Message", "").rstrip(".") or "no reason was returned"
+                found = f"S3 did not delete {error['Key']} in the bucket {target.bucket}: {code}, {message}."
+                raise Ec2Error(f"{found} {advise_code(code, message, 's3:DeleteObject')}".rstrip(), code)
 
     def _owned(self, target: Target) -> dict[str, str]:
         return {"Bucket": target.bucket, "ExpectedBucketOwner": self.account}
