@@ -21,6 +21,11 @@ REFERENCE_TAG = "osc.peerpods/cluster/"
 ALL_PROTOCOLS = "-1"
 
 
+def own_tags(cluster_id: str, cluster_name: str) -> dict[str, str]:
+    """The tags of what this collection created for a cluster."""
+    return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{cluster_id}": cluster_name}
+
+
 @dataclass(frozen=True, order=True)
 class Port:
     """One port of one protocol (`tcp` or `udp`)."""
@@ -98,7 +103,7 @@ class Cluster:
         return {f"{REFERENCE_TAG}{self.id}": self.name}
 
     def tags_of_new_rules(self, tags: Mapping[str, str]) -> dict[str, str]:
-        return {"Name": f"{self.name}-peer-pods", **tags, MANAGED_TAG: "true", **self.reference}
+        return {"Name": f"{self.name}-peer-pods", **tags, **own_tags(self.id, self.name)}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import 
     trust_policy,
     vm_policy,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import REFERENCE_TAG, own_tags
 
 # The names of the role's inline policies.
 VM_POLICY, IMAGE_POLICY = "peer-pod-vms", "peer-pod-image"
@@ -48,7 +48,7 @@ class Cluster:
 
     @property
     def tags(self) -> dict[str, str]:
-        return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{self.id}": self.name}
+        return own_tags(self.id, self.name)
 
 
 @dataclass(frozen=True)

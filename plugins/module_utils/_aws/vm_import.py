@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import is_same_policy
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import MANAGED_TAG, own_tags
 
 ROLE = "vmimport"
 SERVICE = "vmie.amazonaws.com"
@@ -40,7 +40,7 @@ class Target:
 
     @property
     def tags(self) -> dict[str, str]:
-        return {MANAGED_TAG: "true", f"{REFERENCE_TAG}{self.cluster_id}": self.cluster_name}
+        return own_tags(self.cluster_id, self.cluster_name)
 
     @property
     def names_cluster(self) -> bool:
