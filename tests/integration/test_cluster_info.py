@@ -196,6 +196,7 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
     }
     assert details.pop("limits") == {
         "agent_deployed": False,
+        "pools": ["default"],
         "problems": ["default of ConfigMap cluster-info/peerpods-limits is 'ten', which is not a valid limit."],
     }
     assert details.pop("kubernetes_version").startswith("v1.")
@@ -209,6 +210,8 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
         "validating_admission_policy": True,
         # Tests of other roles may add the APIs.
         "image_builds": served_groups(cluster) >= {"build.openshift.io", "image.openshift.io"},
+        "cert_manager": "cert-manager.io" in served_groups(cluster),
+        "webhook_options": {},
         "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},
         "webhooks": [{"configuration": "cluster-info", "name": "mwebhook.peerpods.io"}],
         # The pod of cloud-api-adaptor that annotated the node does not exist.
