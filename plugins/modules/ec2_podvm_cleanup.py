@@ -22,8 +22,8 @@ options:
   name:
     description:
       - The name of the AMIs, C(AMI_BASE_NAME) and C(AMI_VERSION) of C(aws-podvm-image-cm).
+      - Required unless O(bucket) is set. Without it, no AMI is removed.
     type: str
-    required: true
   bucket:
     description:
       - >-
@@ -100,17 +100,19 @@ def existing_bucket(module: AnsibleAWSModule) -> str | None:
 def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
+            "name": {"type": "str"},
             "bucket": {"type": "str"},
             "ignore": {"type": "str", "default": ""},
         },
+        required_one_of=[("name", "bucket")],
         supports_check_mode=True,
     )
     removed: list[str] = []
     try:
         bucket = existing_bucket(module)
         ec2 = Ec2(module)
-        for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
+        name = module.params["name"]
+        for image in map(image_of, made_by_job(ec2.own_images(name) if name else ())):
             if image["id"] == module.params["ignore"]:
                 continue
             if not module.check_mode:
