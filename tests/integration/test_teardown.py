@@ -91,6 +91,8 @@ DIFFERENT = {
 def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tuple[dict[Key, dict], list[dict]]]:
     """The cluster and the cloud with objects that were created by hand; site.yml has been run since."""
     vm_group = vm_group_of(site)
+    ec2 = moto.client("ec2")
+    in_vpc = [{"Name": "vpc-id", "Values": [site.cloud.vpc_id]}]
     site.cluster.apply(
         *(
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -129,6 +131,7 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
                 "PODVM_AMI_ID": MOTO_IMAGE,
                 "AWS_SG_IDS": vm_group,
                 "AWS_VPC_ID": site.cloud.vpc_id,
+                "AWS_SUBNET_ID": ec2.describe_subnets(Filters=in_vpc)["Subnets"][0]["SubnetId"],
             },
         },
         openshift.POD_VM_CREDENTIALS,
@@ -139,7 +142,7 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
             "data": {"budget": "12"},
         },
     )
-    group, ec2 = site.cloud.worker_group_id, moto.client("ec2")
+    group = site.cloud.worker_group_id
     rule = {
         "GroupId": group,
         "IpPermissions": [
