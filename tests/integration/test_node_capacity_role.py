@@ -354,12 +354,17 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
-        """In the same run, a label that was removed from the namespace of the role is restored."""
+        """An edited copy without the labels of the role stays.
+
+        In the same run, a label that was removed from the namespace of the role is restored.
+        """
         enforced = "pod-security.kubernetes.io/enforce"
+        role.cluster.kubectl("label", PROMETHEUS_RULE, NAME, "-n", NAMESPACE, "app.kubernetes.io/part-of-")
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
             node_capacity_alerts=False,
+            node_capacity_dashboard=False,
             node_capacity_console_dashboard=True,
             # If the agents run as processes, the old process may still use its port.
             node_capacity_health_port=free_ports(1)[0],
@@ -367,7 +372,9 @@ class TestOurAgent:
         labels = role.cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
         assert labels[enforced] == "restricted"
         assert granted(role) == PERMISSIONS - COUNTING | ADAPTORS_PODS
-        assert role.names(PROMETHEUS_RULE) == []
+        assert role.names(PROMETHEUS_RULE) == [NAME]
+        role.cluster.kubectl("delete", PROMETHEUS_RULE, NAME, "-n", NAMESPACE)
+        assert role.names(GRAFANA_DASHBOARD) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
         config_map = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
         assert config_map["metadata"]["labels"]["console.openshift.io/dashboard"] == "true"
