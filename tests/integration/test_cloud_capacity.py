@@ -686,12 +686,16 @@ class TestSwitchedOff:
         assert on_azure.slots == ["8", "8", "8"]
         assert azure.arm.take_requests() == []
 
-    def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World):
-        bounds_of_another_program = {"budget": "7", "instance-quota": "3"}
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, bounds_of_another_program))
+    @pytest.mark.parametrize("owner", ["osc.peerpods", "another-program"])
+    def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World, owner: str):
+        """From then on, the ConfigMap belongs to that program."""
+        bounds = {"budget": "7", "instance-quota": "3"}
+        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, bounds, owner=owner))
         options = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
         assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**options)
         assert on_azure.bounds == {"budget": "7"}
+        labels = on_azure.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"].get("labels", {})
+        assert labels.get("app.kubernetes.io/part-of") == (None if owner == "osc.peerpods" else owner)
         assert on_azure.slots == ["2", "2", "2"]
 
     def test_without_the_agent_or_a_known_cloud_no_bounds_are_written(self, on_azure: World, azure: Azure):
