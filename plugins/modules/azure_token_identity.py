@@ -78,8 +78,11 @@ options:
     description:
       - >-
         Whether the identity exists. With V(absent), every identity in the subscription with the tags of this cluster is
-        removed, or that of O(name) in O(resource_group), with their role assignments. An identity of another owner
-        stays.
+        removed, or that of O(name) in O(resource_group), with the role assignments of this module. An identity of
+        another owner stays.
+      - >-
+        An identity with role assignments, federated credentials or VMs of other owners is not changed, and the module
+        fails. What else in Azure uses it, such as a scale set, is not looked for.
     type: str
     choices: [present, absent]
     default: present
@@ -97,7 +100,8 @@ notes:
     C(Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials/write),
     C(Microsoft.Authorization/roleAssignments/read), C(Microsoft.Authorization/roleAssignments/write),
     C(Microsoft.Authorization/roleAssignments/delete) and C(Microsoft.Authorization/roleDefinitions/read), as the roles
-    C(Managed Identity Contributor) and C(Role Based Access Control Administrator) have them.
+    C(Managed Identity Contributor) and C(Role Based Access Control Administrator) have them. With O(state=absent), it
+    also needs C(Microsoft.Compute/virtualMachines/read) for the subscription, as C(Reader) has it.
 attributes:
   check_mode:
     description: Can run in check mode and return the changes that it would make.
@@ -161,7 +165,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
+    VMS_API_VERSION,
+    Arm,
+    ArmError,
+    arm_module,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import (
     read_assignments,
     read_definitions,
@@ -181,8 +190,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     plan_identity,
     plan_removal,
     plan_roles,
+    removal_problem,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
+
+MACHINES = "Microsoft.Compute/virtualMachines"
 
 # The principal of an identity that does not exist yet, in a plan.
 UNKNOWN = "(known after its creation)"
@@ -256,13 +268,26 @@ class Run:
         return existing, [*changes, *self.carry_out(roles)]
 
     def absent(self) -> tuple[Existing, list[Change]]:
+        found: list[Mapping[str, Any]]
         if self.module.params["name"]:
-            found = [self.read(self.path)]
+            identity = self.arm.get(self.path, IDENTITY_API_VERSION)
+            found = [identity] if identity else []
         else:
-            found = [self.complete(each) for each in self.own()] or [Existing()]
-        return found[0], [
-            change for existing in found for change in self.carry_out(plan_removal(existing, self.cluster))
+            found = self.own()
+        removed = [self.removable(each) if self.cluster.owns(each) else Existing(each) for each in found]
+        return (removed or [Existing()])[0], [
+            change for existing in removed for change in self.carry_out(plan_removal(existing, self.cluster))
         ]
+
+    def removable(self, identity: Mapping[str, Any]) -> Existing:
+        """The identity with its role assignments; ArmError if others use it."""
+        principal_id = identity["properties"]["principalId"]
+        existing = Existing(identity, None, read_assignments(self.arm, self.subscription, principal_id))
+        credentials = self.arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION)
+        machines = self.arm.list(f"{self.subscription}/providers/{MACHINES}", VMS_API_VERSION)
+        if problem := removal_problem(existing, credentials, machines):
+            raise ArmError(problem)
+        return existing
 
     def carry_out(self, changes: list[Change]) -> list[Change]:
         for change in changes if not self.module.check_mode else ():

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ACTIONS
 
 from tests.azure_arm import AzureArm, roles
+from tests.azure_arm.ids import VMS
 from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, ROOT, ansible_environment, local_play
 
@@ -183,6 +184,23 @@ def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: Azur
     assert not run({"cluster_id": "another", "state": "absent"})["changed"]
     assert "have no public issuer" in run({"issuer": ""})["msg"]
     assert azure.identities.stored == before
+
+
+def test_an_identity_that_others_use_stays(azure: AzureArm, run):
+    (identity,) = azure.identities.of_type("Microsoft.ManagedIdentity/userAssignedIdentities")
+    (credential,) = (body for body in azure.identities.stored.values() if body["name"] == "default")
+    mine = {**credential, "id": credential["id"].replace("default", "mine"), "name": "mine"}
+    azure.identities.stored[mine["id"].lower()] = mine
+    before = dict(azure.identities.stored)
+    failed = run({"state": "absent"})
+    assert "has the federated credential mine, which this collection did not add" in failed["msg"]
+    assert (failed["changed"], azure.identities.stored) == (False, before)
+    del azure.identities.stored[mine["id"].lower()]
+    machine = f"/subscriptions/{azure.subscription_id}/resourceGroups/{GROUP}/providers/{VMS}/vm-0"
+    used = {"type": "UserAssigned", "userAssignedIdentities": {identity["id"]: {}}}
+    azure.put(machine, {"location": "westeurope", "identity": used, "properties": {}})
+    assert "has the VM vm-0, which this collection did not add" in run({"state": "absent"})["msg"]
+    azure.delete(machine)
 
 
 def test_the_identity_is_removed_with_its_assignments(azure: AzureArm, run):

@@ -16,6 +16,7 @@ from typing import Any
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import NO_ROLE, Access
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ROLES, VM_ROLES
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 IDENTITY_API_VERSION = "2023-01-31"
 ROLES_API_VERSION = "2022-04-01"
@@ -180,17 +181,57 @@ def plan_roles(
 
 
 def plan_removal(existing: Existing, cluster: Cluster) -> list[Change]:
-    """The assignments would be left over without the identity; its federated credentials are removed with it."""
+    """Remove the identity and the assignments of this collection, which would be left over without it; its federated
+    credentials are removed with it. None if `removal_problem` has one."""
     if existing.identity is None or not cluster.owns(existing.identity):
         return []
     return [
         *(
             Change(f"unassign {each['name']}", each["id"], ROLES_API_VERSION)
             for each in existing.assignments
-            if each["properties"]["principalId"] == existing.principal_id
+            if _is_own_assignment(each)
         ),
         Change(f"delete identity {existing.identity['name']}", existing.identity["id"], IDENTITY_API_VERSION),
     ]
+
+
+def removal_problem(
+    existing: Existing, credentials: Iterable[Mapping[str, Any]], machines: Iterable[Mapping[str, Any]]
+) -> str:
+    """What others have added to an identity of this collection, as a sentence; empty without such.
+
+    Azure would delete the identity together with its federated credentials, and whatever else uses it would lose its
+    access. `credentials` are those of the identity, `machines` the VMs of its subscription.
+    """
+    if existing.identity is None:
+        return ""
+    identity_id = existing.identity["id"].lower()
+    uses = [
+        *(
+            f"the role assignment {each['name']} in {each['properties']['scope']}"
+            for each in existing.assignments
+            if not _is_own_assignment(each)
+        ),
+        *(f"the federated credential {each['name']}" for each in credentials if each["name"] != SERVICE_ACCOUNT),
+        *(
+            f"the VM {each['name']}"
+            for each in machines
+            if identity_id in map(str.lower, (each.get("identity") or {}).get("userAssignedIdentities") or ())
+        ),
+    ]
+    if not uses:
+        return ""
+    return (
+        f"The managed identity {existing.identity['name']} has {join_names(uses)}, which this collection did not add. "
+        "Remove them from the identity (az role assignment delete, az identity federated-credential delete or az vm "
+        "identity remove), then run this again. The identity was not changed."
+    )
+
+
+def _is_own_assignment(assignment: Mapping[str, Any]) -> bool:
+    scope, principal_id = assignment["properties"]["scope"], assignment["properties"]["principalId"]
+    own = (assignment_name(scope, principal_id, role) for role in (*VM_ROLES, *IMAGE_ROLES))
+    return assignment["name"].lower() in own
 
 
 def credential_problems(credentials: Sequence[Mapping[str, Any]], cluster: Cluster) -> Iterator[str]:

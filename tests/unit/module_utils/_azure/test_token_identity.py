@@ -21,6 +21,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     plan_identity,
     plan_removal,
     plan_roles,
+    removal_problem,
 )
 
 CLUSTER = Cluster("demo-7x2kq", "uuid", "https://oidc.example.com/demo", "osc", "westeurope")
@@ -96,6 +97,37 @@ def test_the_roles_for_an_image_are_unassigned_if_this_collection_assigned_them(
 
 def test_an_identity_is_removed_with_its_assignments():
     planned = [change.path for change in plan_removal(COMPLETE, CLUSTER)]
+    assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "credentials", "machine_uses", "problem"),
+    [
+        ([], ["default"], {}, ""),
+        ([assignment("Reader", name="mine")], [], {}, f"has the role assignment mine in {SCOPE}, which"),
+        # The name of an assignment is that of its scope.
+        (
+            [assignment("Reader", scope="/subscriptions/s", name=assignment_name(SCOPE, "p", "Reader"))],
+            [],
+            {},
+            "in /subscriptions/s, which",
+        ),
+        ([], ["default", "app"], {}, "has the federated credential app, which"),
+        ([], [], {"userAssignedIdentities": {PATH.upper(): {}}}, "has the VM vm-0, which"),
+        ([], [], {"userAssignedIdentities": {f"{PATH}2": {}}}, ""),
+        ([], [], {"type": "SystemAssigned"}, ""),
+    ],
+)
+def test_an_identity_that_others_use_is_not_removed(
+    assignments: list[dict], credentials: list[str], machine_uses: dict, problem: str
+):
+    existing = replace(COMPLETE, assignments=[*COMPLETE.assignments, *assignments])
+    machines = [{"name": "vm-0", "identity": machine_uses}, {"name": "vm-1"}]
+    found = removal_problem(existing, [{"name": name} for name in credentials], machines)
+    assert problem in found
+    assert bool(found) is bool(problem)
+    # Ours only, whatever others have added.
+    planned = [change.path for change in plan_removal(existing, CLUSTER)]
     assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
 
 
