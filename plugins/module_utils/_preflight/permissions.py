@@ -22,7 +22,7 @@ _REMOVE = (*_READ, "delete")
 # settings need (an image built in the cluster, a CredentialsRequest that site.yml creates) and resources that only some
 # clusters have (cert-manager, the Prometheus operator).
 SITE: dict[tuple[str, str], tuple[str, ...]] = {
-    ("", "configmaps"): (*_WRITE, "delete"),
+    ("", "configmaps"): ("list", *_WRITE, "delete"),
     # The job that creates the image of the pod VMs, and why it failed.
     ("", "events"): ("list",),
     ("", "namespaces"): ("list", *_WRITE),
