@@ -16,7 +16,10 @@ description:
     C(kata.peerpods.io/vm). This module registers a webhook that the API server calls to mutate peer pods accordingly
     when they are created.
   - >-
-    Manages one webhook in a MutatingWebhookConfiguration. Other webhooks in the same configuration are not changed.
+    Manages one webhook in a MutatingWebhookConfiguration. Other webhooks in the same configuration are not changed. A
+    configuration that the module creates has the label C(app.kubernetes.io/part-of=osc.peerpods). In one without this
+    label, only a webhook with the same O(service) or O(url) is changed or removed; with another one, the module fails,
+    and with O(state=absent) it warns, and the webhook stays.
   - >-
     M(osc.peerpods.mutating_policy) does the same without a webhook. Neither module changes the objects of the other. If
     both are in place, the result is the same as with one of them. To switch without a gap in which pods are not
@@ -340,6 +343,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook im
     encode_ca_bundle,
     excludes,
     find,
+    foreign_owner,
     has_ready_endpoint,
     plan_absent,
     plan_present,
@@ -400,6 +404,13 @@ def excluded(params: dict[str, Any]) -> Namespaces:
     return excluded_namespaces(params, [params["service"]["namespace"]] if params["service"] else [])
 
 
+def client_config_of(params: dict[str, Any]) -> dict | None:
+    """What the API server calls; None where it is not given, which only state=absent permits."""
+    if params["url"]:
+        return {"url": params["url"]}
+    return service_client_config(**params["service"]) if params["service"] else None
+
+
 def validate(params: dict[str, Any]) -> None:
     if not 1 <= params["timeout_seconds"] <= 30:
         raise AdmissionError(f"timeout_seconds must be from 1 to 30; got {params['timeout_seconds']}.")
@@ -421,8 +432,14 @@ def validate(params: dict[str, Any]) -> None:
 def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) -> Plan:
     params = module.params
     name = params["webhook_name"]
-    if params["state"] == "absent":
-        return plan_absent(current, name)
+    client_config = client_config_of(params)
+    if params["state"] == "absent" or client_config is None:
+        if owner := foreign_owner(current, name, client_config):
+            module.warn(
+                f"The webhook {name} of the MutatingWebhookConfiguration {params['name']} stays: it calls {owner}, and "
+                "this collection did not create it."
+            )
+        return plan_absent(current, name, client_config)
     # Stored match conditions prove that they are served. Only without them is the version requested.
     match_conditions = bool((find(current, name) or {}).get("matchConditions")) or (
         serves_match_conditions(cluster.get("/version") or {})
@@ -438,7 +455,7 @@ def plan_state(module: AnsibleModule, cluster: Cluster, current: dict | None) ->
         namespaces = namespaces.spelled_out(item["metadata"]["name"] for item in existing)
     desired = webhook(
         name=name,
-        client_config={"url": params["url"]} if params["url"] else service_client_config(**params["service"]),
+        client_config=client_config,
         runtime_classes=params["target_runtime_classes"],
         excluded=namespaces,
         object_selector=params["object_selector"],
@@ -529,13 +546,14 @@ def refuse_losses(cluster: Cluster, params: dict[str, Any], written: dict) -> No
 
 
 def require_replacement(module: AnsibleModule, cluster: Cluster) -> bool | None:
-    """Whether peer pods are mutated without this webhook, before it is removed; None if it is not registered.
+    """Whether peer pods are mutated without this webhook, before it is removed; None if it is not registered, or stays.
 
     The pods of the dry run are in a namespace for which the API server does not call it. Also in check mode.
     """
     params = module.params
-    registration = find(cluster.get(f"{MUTATING_WEBHOOKS_PATH}/{params['name']}"), params["webhook_name"])
-    if registration is None:
+    configuration = cluster.get(f"{MUTATING_WEBHOOKS_PATH}/{params['name']}")
+    registration = find(configuration, params["webhook_name"])
+    if registration is None or foreign_owner(configuration, params["webhook_name"], client_config_of(params)):
         return None
 
     def others() -> list[Mutator]:

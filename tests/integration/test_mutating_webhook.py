@@ -213,13 +213,18 @@ def test_other_webhooks_stay_and_the_last_webhook_removes_the_configuration(clus
     assert stored["webhooks"][0] == before["webhooks"][0]
     assert stored["metadata"]["labels"] == {"app": "others"}
 
-    assert manage(state="absent", check=True)["changed"]
+    stays = manage(state="absent")
+    assert not stays["changed"]
+    assert f"stays: it calls {admission.url}, and this collection did not create it" in stays["warnings"][0]
+    assert manage(state="absent", url=admission.url, check=True)["changed"]
     assert configuration(cluster) == stored
-    assert manage(state="absent")["changed"]
+    assert manage(state="absent", url=admission.url)["changed"]
     assert configuration(cluster)["webhooks"] == before["webhooks"]
     assert not manage(state="absent")["changed"]
 
-    result = manage(state="absent", webhook_name=FOREIGN_WEBHOOK["name"], diff=True)
+    result = manage(
+        state="absent", webhook_name=FOREIGN_WEBHOOK["name"], url=FOREIGN_WEBHOOK["clientConfig"]["url"], diff=True
+    )
     assert result["webhook"] is None
     assert result["diff"]["before"]["webhook"]["name"] == FOREIGN_WEBHOOK["name"]
     assert configuration(cluster) is None

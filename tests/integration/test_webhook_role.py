@@ -533,7 +533,9 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
         wait_for_more(10)
 
 
-def test_missing_and_conflicting_settings_are_reported_together(role):
+@pytest.mark.usefixtures("cert_managed")
+def test_missing_and_conflicting_settings_are_reported_together(role, cluster: Cluster):
+    """Among them a registration of another owner: without our label, and with a Service in another namespace."""
     managed = role(
         "cert-managed",
         webhook_certificate="cert_manager",
@@ -543,8 +545,13 @@ def test_missing_and_conflicting_settings_are_reported_together(role):
         webhook_port=9443,
         webhook_health_port=9443,
     )
-    with managed.unchanged():
-        message = failure_message(managed.run())
+    cluster.kubectl("label", REGISTRATION, "app.kubernetes.io/part-of-")
+    try:
+        with managed.unchanged():
+            message = failure_message(managed.run("-e", "webhook_namespace=elsewhere"))
+    finally:
+        cluster.kubectl("label", REGISTRATION, "app.kubernetes.io/part-of=osc.peerpods")
+    assert "has a webhook mwebhook.peerpods.io of another owner" in message
     assert "webhook_cert_manager_issuer does not name an issuer" in message
     assert "webhook_image is not set" in message
     assert "webhook_port and webhook_health_port are both 9443" in message

@@ -25,6 +25,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.options im
     stored_selector,
 )
 
+# The label of the configurations that this collection created.
+LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
+_LABEL = "=".join(*LABELS.items())
+
 # The annotations with which another controller manages the caBundle of all webhooks of a configuration: OpenShift's
 # service CA operator (the value is "true"), and cert-manager (the value names the Certificate).
 INJECT_CA_BUNDLE = "service.beta.openshift.io/inject-cabundle"
@@ -156,6 +160,28 @@ def excludes(webhook: dict, namespace: str) -> bool:
     )
 
 
+def foreign_owner(configuration: dict | None, name: str, client_config: Mapping[str, Any] | None) -> str:
+    """What the registered webhook called `name` calls if it is that of another owner; empty if it is ours or missing.
+
+    Ours are those in a configuration that this collection created, and those that call what `client_config` has. The
+    configurations of other owners have no mark of ours.
+    """
+    entry = find(configuration, name)
+    if configuration is None or entry is None:
+        return ""
+    labels = configuration["metadata"].get("labels") or {}
+    called = _called(entry["clientConfig"])
+    if LABELS.items() <= labels.items() or (client_config and _called(client_config) == called):
+        return ""
+    return called
+
+
+def _called(client_config: Mapping[str, Any]) -> str:
+    if service := client_config.get("service"):
+        return f"the Service {service['namespace']}/{service['name']}"
+    return client_config.get("url") or "nothing"
+
+
 def plan_present(
     current: dict | None,
     configuration_name: str,
@@ -170,6 +196,11 @@ def plan_present(
     `injection` is the annotation with which another controller manages the caBundle, if any. `annotations` are further
     ones.
     """
+    if owner := foreign_owner(current, desired["name"], desired["clientConfig"]):
+        raise AdmissionError(
+            f"The MutatingWebhookConfiguration {configuration_name} has a webhook {desired['name']} of another owner, "
+            f"which calls {owner}: the configuration has no label {_LABEL}. Remove that webhook, or use another name."
+        )
     old = find(current, desired["name"])
     # Further fields of a newer API server are kept.
     new = {**(old or {}), **copy.deepcopy(desired)}
@@ -179,7 +210,7 @@ def plan_present(
     configuration = copy.deepcopy(current) or {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": configuration_name},
+        "metadata": {"name": configuration_name, "labels": dict(LABELS)},
     }
     webhooks = configuration.setdefault("webhooks", [])
     other_webhooks = [entry for entry in webhooks if entry["name"] != desired["name"]]
@@ -208,10 +239,13 @@ def plan_present(
     return Plan(None if before == after else "replace", configuration, before, after)
 
 
-def plan_absent(current: dict | None, name: str) -> Plan:
-    """Remove the webhook called `name`, and the configuration if it has no other webhook."""
+def plan_absent(current: dict | None, name: str, client_config: Mapping[str, Any] | None = None) -> Plan:
+    """Remove the webhook called `name`, and the configuration if it has no other webhook.
+
+    That of another owner stays; see `foreign_owner`.
+    """
     old = find(current, name)
-    if current is None or old is None:
+    if current is None or old is None or foreign_owner(current, name, client_config):
         return Plan(None, current, {}, {})
     left = [entry for entry in current["webhooks"] if entry is not old]
     return Plan(

@@ -13,8 +13,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.options im
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook import (
     INJECT_CA_BUNDLE,
     INJECT_CA_FROM,
+    LABELS,
     bundle_of,
     encode_ca_bundle,
+    foreign_owner,
     has_ready_endpoint,
     plan_absent,
     plan_present,
@@ -46,7 +48,7 @@ def desired_webhook(**changes) -> dict:
 
 def configuration(*webhooks: dict, **annotations: str) -> dict:
     return {
-        "metadata": {"name": "c", "resourceVersion": "7", "annotations": annotations},
+        "metadata": {"name": "c", "resourceVersion": "7", "annotations": annotations, "labels": dict(LABELS)},
         "webhooks": copy.deepcopy(list(webhooks)),
     }
 
@@ -142,6 +144,7 @@ def test_a_missing_configuration_is_created():
     plan = present(None, ca_bundle=BUNDLE)
     assert plan.action == "create"
     assert plan.before == {}
+    assert plan.configuration["metadata"]["labels"] == LABELS
     (created,) = plan.configuration["webhooks"]
     assert created["clientConfig"]["caBundle"] == BUNDLE
     shown_bundle = plan.after["webhook"]["clientConfig"]["caBundle"]
@@ -223,6 +226,35 @@ def test_absent_removes_the_webhook_and_a_configuration_that_becomes_empty(curre
     assert (plan.configuration or {}).get("webhooks") == remaining
     assert plan.after == {}
     assert bool(plan.before) == bool(action)
+
+
+SERVICE = service_client_config("ns", "svc", "/mutate-v1-pod", 443)
+
+
+@pytest.mark.parametrize("labels", [{}, {"app": "others"}, None])
+@pytest.mark.parametrize(
+    ("registered", "given", "owner"),
+    [
+        (SERVICE, {**SERVICE, "service": {**SERVICE["service"], "path": "/"}}, ""),
+        (SERVICE, service_client_config("other", "svc", "/mutate-v1-pod", 443), "the Service ns/svc"),
+        (SERVICE, {"url": "https://x/"}, "the Service ns/svc"),
+        (SERVICE, None, "the Service ns/svc"),
+        ({"url": "https://x/"}, {"url": "https://x/"}, ""),
+        ({"url": "https://x/"}, {"url": "https://y/"}, "https://x/"),
+    ],
+)
+def test_a_webhook_of_another_owner_stays(labels, registered, given, owner):
+    """A configuration of another owner has no label of ours. What calls our own Service is ours all the same."""
+    current = configuration(desired_webhook(client_config=registered))
+    current["metadata"]["labels"] = labels
+    absent = plan_absent(current, "ours.peerpods.io", given)
+    assert foreign_owner(current, "ours.peerpods.io", given) == owner
+    assert absent.action == (None if owner else "delete")
+    if owner and given:
+        with pytest.raises(AdmissionError, match=f"of another owner, which calls {owner}"):
+            present(current, desired_webhook(client_config=given))
+    elif given:
+        assert present(current, desired_webhook(client_config=given)).configuration["metadata"]["labels"] == labels
 
 
 @pytest.mark.parametrize("bundle", [PEM, f"\n{PEM}\n\n", BUNDLE, f"{BUNDLE[:20]}\n{BUNDLE[20:]}\n"])
