@@ -15,9 +15,14 @@ description:
     Removes the extended resource C(kata.peerpods.io/vm) from the status of nodes on which the node capacity agent
     advertised it. If another program has written the resource of a node since, the node is not changed.
   - >-
+    A node on which a cloud-api-adaptor pod runs, according to its annotation C(kata.peerpods.io/caa-owner), is not
+    changed either: that pod advertises only when it starts.
+  - >-
     When its limits disappear, as in an upgrade of the operator, the agent does not change what nodes advertise. Use
     this module after the operator is removed.
-  - Takes one request for each 500 nodes, and one for each node that is changed.
+  - >-
+    Takes one request for each 500 nodes, one for each node that is changed, and one for each 500 pods if
+    cloud-api-adaptor has annotated a node.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -40,6 +45,12 @@ options:
     type: list
     elements: str
     default: [peerpods-node-capacity]
+  operator_namespace:
+    description:
+      - >-
+        The namespace of an operator that has been removed, or would have been without check mode. The pods of
+        cloud-api-adaptor in it end with the operator: they keep no slots.
+    type: str
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -69,7 +80,10 @@ nodes:
   elements: str
   sample: [ip-10-0-1-23.eu-central-1.compute.internal]
 kept:
-  description: The names of the nodes that still advertise the resource, because another program wrote it.
+  description:
+    - >-
+      The names of the nodes that still advertise the resource, because another program wrote it, or a cloud-api-adaptor
+      pod that runs.
   returned: success
   type: list
   elements: str
@@ -85,7 +99,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     reporting_writes,
     retry_conflicts,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import capacity_managers
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import (
+    adaptor_of,
+    capacity_managers,
+    running_pods,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import AGENT, EXTENDED_RESOURCE
 
 
@@ -93,7 +111,22 @@ def slots_of(node: dict, resource: str) -> str | None:
     return node.get("status", {}).get("capacity", {}).get(resource)
 
 
-def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, check_mode: bool) -> str | None:
+def living_adaptors(cluster: Cluster, nodes: list[dict], operator_namespace: str | None) -> set[str]:
+    """The uids of the pods of which one may advertise on `nodes`. Lists them only if a node has the annotation."""
+    if not any(map(adaptor_of, nodes)):
+        return set()
+    return {uid for uid, namespace in running_pods(cluster).items() if namespace != operator_namespace}
+
+
+def is_removable(node: dict, resource: str, managers: set[str], living: set[str]) -> bool:
+    """Whether only `managers` wrote the slots of a node, and no running cloud-api-adaptor counts on them: it writes
+    them only when it starts."""
+    return capacity_managers(node, resource) <= managers and adaptor_of(node) not in living
+
+
+def remove(
+    cluster: Cluster, node: dict, resource: str, managers: set[str], living: set[str], *, check_mode: bool
+) -> str | None:
     """Remove the slots that `managers` advertise on a node; returns their number, or None if they stay or are gone
     already.
 
@@ -106,7 +139,10 @@ def remove(cluster: Cluster, node: dict, resource: str, managers: set[str], *, c
     def attempt() -> str | None:
         current = first_read.pop() if first_read else cluster.get(path)
         slots = slots_of(current, resource) if current else None
-        if current is None or slots is None or not capacity_managers(current, resource) <= managers:
+        if current is None or slots is None or not is_removable(current, resource, managers, living):
+            return None
+        if adaptor_of(current) not in (None, adaptor_of(node)):
+            # A pod that started after the pods were listed.
             return None
         if not check_mode:
             cluster.patch(
@@ -132,20 +168,22 @@ def main() -> None:
             "state": {"type": "str", "choices": ["absent"], "default": "absent"},
             "resource": {"type": "str", "default": EXTENDED_RESOURCE},
             "managers": {"type": "list", "elements": "str", "default": [AGENT]},
+            "operator_namespace": {"type": "str"},
         }
     )
     resource, managers = module.params["resource"], set(module.params["managers"])
     changed, kept, before = [], [], {}
     with reporting_writes(module) as cluster:
         try:
-            for node in list(cluster.list(NODES_PATH)):
+            nodes = [node for node in cluster.list(NODES_PATH) if slots_of(node, resource) is not None]
+            owned = [node for node in nodes if capacity_managers(node, resource) <= managers]
+            living = living_adaptors(cluster, owned, module.params["operator_namespace"])
+            for node in nodes:
                 name = node["metadata"]["name"]
-                if slots_of(node, resource) is None:
-                    continue
-                if not capacity_managers(node, resource) <= managers:
+                if not is_removable(node, resource, managers, living):
                     kept.append(name)
                     continue
-                slots = remove(cluster, node, resource, managers, check_mode=module.check_mode)
+                slots = remove(cluster, node, resource, managers, living, check_mode=module.check_mode)
                 if slots is not None:
                     changed.append(name)
                     before[name] = slots

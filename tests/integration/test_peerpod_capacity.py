@@ -52,6 +52,28 @@ def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
     assert run_module("peerpod_capacity", args)["changed"] is False
 
 
+def test_a_running_adaptor_keeps_its_slots(cluster, run_module, nodes):
+    """Those of a pod that ended are removed, and those of a pod that ends with the operator."""
+    theirs, namespace = "capacity-theirs", "capacity-adaptor"
+    pod = {"nodeName": theirs, "containers": [{"name": "caa-pod", "image": "caa"}]}
+    metadata = {"name": "adaptor", "namespace": namespace}
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod},
+    )
+    uid = cluster.get("pod", "adaptor", "-n", namespace)["metadata"]["uid"]
+    cluster.kubectl("annotate", "node", theirs, f"kata.peerpods.io/caa-owner={uid}")
+    args = {"kubeconfig": str(cluster.kubeconfig), "resource": RESOURCE, "managers": ["cloud-api-adaptor"]}
+    kept = run_module("peerpod_capacity", args)
+    # No pod has annotated the other node of cloud-api-adaptor.
+    assert (kept["nodes"], sorted(kept["kept"])) == (["capacity-both"], ["capacity-ours", theirs])
+    with_operator = run_module("peerpod_capacity", {**args, "operator_namespace": namespace}, check=True)
+    assert with_operator["nodes"] == [theirs]
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.kubectl("delete", "pod", "adaptor", "-n", namespace, "--force", "--grace-period=0")
+    assert run_module("peerpod_capacity", args)["nodes"] == [theirs]
+
+
 def test_concurrent_writes_of_the_kubelet_and_removed_nodes_are_tolerated(cluster, run_module, nodes):
     owned, deleted = "capacity-ours", "capacity-gone"
     cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": deleted}})

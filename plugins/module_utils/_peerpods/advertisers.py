@@ -37,14 +37,19 @@ def capacity_managers(node: dict, resource: str = EXTENDED_RESOURCE) -> set[str]
 def read_advertisers(cluster: Cluster, nodes: Iterable[dict], resource: str = EXTENDED_RESOURCE) -> list[dict]:
     """The advertisers of `resource` on the nodes. Lists the running pods if cloud-api-adaptor has annotated a node."""
     nodes = list(nodes)
-    running: set[str] = set()
-    if any(map(_adaptor, nodes)):
-        for page in cluster.pages(PODS_PATH, {"fieldSelector": RUNNING_PODS}, METADATA_ONLY):
-            running.update(pod["metadata"]["uid"] for pod in page["items"] or ())
-    return advertisers(nodes, running, resource)
+    return advertisers(nodes, running_pods(cluster) if any(map(adaptor_of, nodes)) else (), resource)
 
 
-def _adaptor(node: dict) -> str | None:
+def running_pods(cluster: Cluster) -> dict[str, str]:
+    """The namespace of each running pod, by uid."""
+    return {
+        pod["metadata"]["uid"]: pod["metadata"]["namespace"]
+        for page in cluster.pages(PODS_PATH, {"fieldSelector": RUNNING_PODS}, METADATA_ONLY)
+        for pod in page["items"] or ()
+    }
+
+
+def adaptor_of(node: dict) -> str | None:
     """The uid of the cloud-api-adaptor pod that annotated the node."""
     return node["metadata"].get("annotations", {}).get(ADAPTOR_ANNOTATION)
 
@@ -58,7 +63,7 @@ def advertisers(nodes: Iterable[dict], running: Collection[str], resource: str =
     """
     nodes_by_manager = defaultdict(set)
     for node in nodes:
-        name, adaptor = node["metadata"]["name"], _adaptor(node)
+        name, adaptor = node["metadata"]["name"], adaptor_of(node)
         for manager in capacity_managers(node, resource):
             nodes_by_manager[manager].add(name)
         if adaptor is not None:
