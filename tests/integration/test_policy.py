@@ -126,6 +126,22 @@ class TestBefore:
         assert "policy_actions has both Deny and Warn" in message
         assert "matchLabels has a value that is not a string. Values of labels are strings" in message
 
+    def test_a_policy_of_another_owner_is_not_replaced(self, role: Role, cluster: Cluster):
+        rules = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+        policy = {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": "osc-peerpods-namespaces"},
+            "spec": {"matchConstraints": {"resourceRules": [rules]}, "validations": [{"expression": "true"}]},
+        }
+        cluster.apply(policy)
+        try:
+            with role.unchanged():
+                message = role.fail()
+        finally:
+            cluster.kubectl("delete", "validatingadmissionpolicy", "osc-peerpods-namespaces")
+        assert "ValidatingAdmissionPolicy osc-peerpods-namespaces already exists without the label" in message
+
     def test_an_incomplete_label_requirement_is_rejected(self, role: Role):
         with role.unchanged():
             message = role.fail(policy_namespace_selector={"matchExpressions": [{"key": "a", "operator": "In"}]})
