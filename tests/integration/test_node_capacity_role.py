@@ -354,12 +354,16 @@ class TestOurAgent:
 
     @pytest.mark.usefixtures("first_output")
     def test_objects_that_are_switched_off_are_removed(self, role: Role):
-        """An edited copy without the labels of the role stays.
+        """An edited copy without the labels of the role is not replaced, and stays.
 
         In the same run, a label that was removed from the namespace of the role is restored.
         """
         enforced = "pod-security.kubernetes.io/enforce"
         role.cluster.kubectl("label", PROMETHEUS_RULE, NAME, "-n", NAMESPACE, "app.kubernetes.io/part-of-")
+        with role.unchanged():
+            message = failure_message(role.run())
+        assert f"PrometheusRule {NAME} in {NAMESPACE} already exists without the label" in message
+        assert "switch off that of this role with node_capacity_alerts=false." in message
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
