@@ -73,7 +73,8 @@ options:
       - >-
         V(absent) detaches and removes the NAT gateways and public IP addresses of the cluster, whatever their names,
         from all subnets and resource groups that this identity can read in the subscriptions. A NAT gateway that
-        another cluster uses, or that another client attached to further subnets, stays; see RV(kept).
+        another cluster uses, or that another client attached to further subnets, stays; see RV(kept). So does one
+        whose subnets have network interfaces or load balancers with names that do not begin with O(cluster_name).
     type: str
     choices: [present, absent]
     default: present

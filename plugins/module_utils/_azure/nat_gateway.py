@@ -39,6 +39,9 @@ _SUBNET_ID = re.compile(
     re.IGNORECASE,
 )
 
+# The name of a network interface, or of a load balancer, in the id of its IP configuration.
+_CONFIGURED = re.compile(r"/([^/]+)/(?:ipConfigurations|frontendIPConfigurations)/[^/]+$", re.IGNORECASE)
+
 _SUBSCRIPTION = re.compile("/subscriptions/([^/]+)/", re.IGNORECASE)
 
 # Properties that ARM returns and a write does not have.
@@ -261,6 +264,12 @@ def plan_absent(
         if foreign:
             kept[gateway["id"]] = f"It is also attached to {join_names(foreign)}, which this collection did not do."
             continue
+        if users := _users_of(subnets, attached, owner):
+            kept[gateway["id"]] = (
+                f"{join_names(users)} in its subnets may need it, and {owner.name} did not name them. Remove them, or "
+                "detach the NAT gateway, then run this again."
+            )
+            continue
         for subnet_id in attached:
             subnet = subnets.get(subnet_id.lower())
             if subnet is None:
@@ -376,6 +385,20 @@ def _put_gateway(change: str, gateway: Mapping, tags: Mapping[str, str]) -> Step
     return Step(
         change, gateway["id"], f"NAT gateway {gateway['name']} with the tags {listed}", body, gateway.get("etag")
     )
+
+
+def _users_of(subnets: Mapping[str, Mapping], attached: Iterable[str], owner: Owner) -> list[str]:
+    """The resources of others in these subnets, such as the pod VMs of a cluster that never asked for a NAT gateway.
+
+    The installer names the machines and the load balancers of a cluster after it.
+    """
+    names = (
+        match[1]
+        for subnet_id in attached
+        for configuration in subnets.get(subnet_id.lower(), {}).get("properties", {}).get("ipConfigurations") or ()
+        if (match := _CONFIGURED.search(configuration["id"]))
+    )
+    return [name for name in dict.fromkeys(names) if not name.lower().startswith(f"{owner.name.lower()}-")]
 
 
 def _delete_address(address: Mapping) -> Step:

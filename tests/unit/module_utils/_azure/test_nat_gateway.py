@@ -264,6 +264,28 @@ def test_a_teardown_leaves_what_others_use(gateways, addresses, planned, kept):
     assert dict(plan.kept) == kept
 
 
+@pytest.mark.parametrize(
+    ("configurations", "user"),
+    [
+        (["networkInterfaces/demo-worker-0-nic/ipConfigurations/p"], ""),
+        (["loadBalancers/Demo-internal/frontendIPConfigurations/f"], ""),
+        (["networkInterfaces/demo2-worker-0-nic/ipConfigurations/p"], "demo2-worker-0-nic"),
+        (
+            ["networkInterfaces/demo-0/ipConfigurations/p", "networkInterfaces/podvm-a-net/ipConfigurations/p"],
+            "podvm-a",
+        ),
+    ],
+)
+def test_a_teardown_leaves_the_way_out_of_others(configurations: list[str], user: str):
+    """The pod VM of another cluster, which found the NAT gateway, is in the subnet, and so are our own workers."""
+    ids = [{"id": f"{GROUP}/providers/Microsoft.Network/{each}"} for each in configurations]
+    attached = {SUBNET_ID.lower(): subnet(natGateway={"id": GATEWAY_ID}, ipConfigurations=ids)}
+    plan = plan_absent([gateway(MARK, SUBNET_ID)], [address(MARK)], attached, OWNER)
+    assert bool(plan.steps) is not bool(user)
+    assert user in dict(plan.kept).get(GATEWAY_ID, "")
+    assert bool(plan.kept) is bool(user)
+
+
 def test_the_last_cluster_removes_what_the_first_created():
     """The address has only the tag of the first cluster."""
     plan = plan_absent([gateway(MARK_OF_OTHER, SUBNET_ID)], [address(MARK)], ATTACHED, OTHER)
