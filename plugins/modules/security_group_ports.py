@@ -356,6 +356,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     orphaned,
     plan_absent,
     plan_tags,
+    unshared,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     DEFAULT_PORTS,
@@ -434,7 +435,8 @@ def converge(
             if error:
                 raise error
             return plan
-        if not error and len(answered) == len(plan.changes):
+        # The other cluster of a rule may have removed it before it got the tag of this one: read it again.
+        if not error and len(answered) == len(plan.changes) and not plan.changes.joins(task.cluster):
             already_open = tuple((port, rules) for port, rules in plan.already_open if rules[0] not in done.opened)
             return replace(plan, changes=done + answered, already_open=already_open)
         try:
@@ -468,7 +470,11 @@ def send(ec2: Ec2, task: Task, changes: Changes) -> tuple[Changes, Ec2Error | No
             taggings = {t.rule: t for t in changes.tagged if (t.tags == reference) == (tags is reference)}
             if taggings:
                 done += Changes(tagged=tuple(taggings[rule] for rule in ec2.tag(list(taggings), tags, dry_run)))
-        for rules in by_request(changes.revoked):
+        # What another cluster has begun to use since the plan is planned again.
+        sole = changes.revoked
+        if sole and not dry_run:
+            sole = unshared(ec2.managed_rules(), sole, task.cluster)
+        for rules in by_request(sole):
             done += Changes(revoked=tuple(ec2.revoke(rules, dry_run)))
         if changes.released:
             done += Changes(released=tuple(ec2.untag(changes.released, list(reference), dry_run)))

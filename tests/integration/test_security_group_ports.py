@@ -218,7 +218,7 @@ def test_absent_removes_the_rules_of_the_cluster_wherever_they_are(world, proxy,
     predicted = run({"state": "absent"}, check=True, diff=True)
     assert proxy.take_calls() == [RULES, GROUPS]
     result = run({"state": "absent"}, diff=True)
-    assert proxy.take_calls() == [RULES, GROUPS, REVOKE, REVOKE]
+    assert proxy.take_calls() == [RULES, GROUPS, RULES, REVOKE, REVOKE]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     revoked = {group["group_id"]: [rule["port"] for rule in group["revoked"]] for group in result["groups"]}
@@ -495,7 +495,7 @@ def test_two_clusters_with_a_common_group(world, proxy, run, last):
     predicted = run(b_run, check=True, diff=True)
     proxy.take_calls()
     result = run(b_run, diff=True)
-    assert proxy.take_calls() == [*READS, "CreateTags"]
+    assert proxy.take_calls() == [*READS, "CreateTags", RULES]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     assert [rule["tags"] for rule in result["groups"][0]["retagged"]] == [OF_B] * 3
@@ -537,6 +537,37 @@ def test_clusters_that_leave_at_the_same_time_leave_no_rule(world, proxy, run):
     proxy.faults["DeleteTags"] = [after_the_other_has_left]
     assert run({"state": "absent"})["changed"]
     assert world.rules(group) == []
+
+
+def test_a_rule_that_another_cluster_begins_to_use_stays(world, proxy, run):
+    """It gets the tag of that cluster between the first read and the removal."""
+    group = world.group("common")
+    run({"group_ids": [group]})
+
+    def after_the_other_cluster(pass_on: Callable[[], Answer]) -> Answer:
+        run({**B, "group_ids": [group]})
+        return pass_on()
+
+    proxy.faults[GROUPS] = [after_the_other_cluster]
+    result = run({"state": "absent"})
+    assert result["groups"][0]["revoked"] == []
+    assert [tags_of(rule) for rule in world.rules(group)] == [{**MANAGED, **OF_B, "Name": "demo-a-peer-pods"}] * 3
+
+
+def test_a_rule_that_is_removed_before_it_is_tagged_is_added_again(world, proxy, run):
+    group = world.group("common")
+    run({"group_ids": [group]})
+
+    def after_the_other_has_left(pass_on: Callable[[], Answer]) -> Answer:
+        answer = pass_on()
+        for rule in world.rules(group):
+            world.ec2.revoke_security_group_ingress(GroupId=group, SecurityGroupRuleIds=[rule["SecurityGroupRuleId"]])
+        return answer
+
+    proxy.faults["CreateTags"] = [after_the_other_has_left]
+    result = run({**B, "group_ids": [group]})
+    assert len(result["groups"][0]["opened"]) == 3
+    assert [tags_of(rule) for rule in world.rules(group)] == [{**MANAGED, **OF_B, "Name": "demo-b-peer-pods"}] * 3
 
 
 def test_a_rule_that_another_cluster_adds_at_the_same_time_gets_a_reference(world, proxy, run):

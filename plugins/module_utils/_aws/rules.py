@@ -138,6 +138,10 @@ class Changes:
             self.released + other.released,
         )
 
+    def joins(self, cluster: Cluster) -> bool:
+        """Whether the cluster begins to depend on rules that another cluster may remove meanwhile."""
+        return any(tagging.tags == cluster.reference for tagging in self.tagged)
+
     def of_group(self, group_id: str) -> Changes:
         return Changes(
             tuple(rule for rule in self.opened if rule.group_id == group_id),
@@ -215,6 +219,12 @@ def plan_absent(rules: Iterable[Rule], cluster: Cluster) -> Changes:
         revoked=tuple(rule for rule in own if len(rule.references) == 1),
         released=tuple(rule for rule in own if len(rule.references) > 1),
     )
+
+
+def unshared(rules: Iterable[Rule], planned: Iterable[Rule], cluster: Cluster) -> tuple[Rule, ...]:
+    """The planned removals that still only this cluster references, in `rules`, which were read later."""
+    ids = {rule.rule_id for rule in rules if rule.references.keys() == {cluster.id}}
+    return tuple(rule for rule in planned if rule.rule_id in ids)
 
 
 def orphaned(rules: Iterable[Rule], released: Iterable[Rule]) -> tuple[Rule, ...]:

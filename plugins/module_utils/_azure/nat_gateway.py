@@ -388,7 +388,7 @@ def _put_gateway(change: str, gateway: Mapping, tags: Mapping[str, str]) -> Step
 
 
 def _users_of(subnets: Mapping[str, Mapping], attached: Iterable[str], owner: Owner) -> list[str]:
-    """The resources of others in these subnets, such as the pod VMs of a cluster that never asked for a NAT gateway.
+    """The resources of other owners in these subnets, such as the pod VMs of a cluster that set no such option.
 
     The installer names the machines and the load balancers of a cluster after it.
     """

@@ -18,6 +18,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     plan_absent,
     plan_tags,
     rules_of,
+    unshared,
 )
 
 GROUP, OTHER_GROUP = "sg-0000000a", "sg-0000000b"
@@ -90,6 +91,11 @@ def test_the_last_cluster_removes_a_shared_rule():
     assert plan_absent([rule(SHARED)], A) == Changes(released=(rule(),))
     assert plan_absent([rule(THEIRS)], A) == Changes()
     assert plan_absent([rule(THEIRS)], B) == Changes(revoked=(rule(),))
+
+
+def test_a_rule_that_got_another_reference_since_it_was_planned_stays():
+    planned = [rule(OURS), rule(OURS, 1), rule(OURS, 2)]
+    assert unshared([rule(SHARED), rule(OURS, 1)], planned, A) == (rule(OURS, 1),)
 
 
 def test_two_clusters_that_leave_at_the_same_time_leave_no_rule():
