@@ -46,11 +46,19 @@ options:
   state:
     description:
       - >-
-        Whether the bucket and the role exist. With V(absent), the bucket is removed with its content, and the role
-        unless it has a policy of another cluster.
+        Whether the bucket and the role exist. With V(absent), the bucket is removed with the disks of image jobs in it,
+        and the role unless it has a policy of another cluster. A bucket with any other object stays with all of its
+        content, also if only an old version of that object exists: RV(kept) has its key.
     type: str
     choices: [present, absent]
     default: present
+  image_uri:
+    description:
+      - >-
+        With O(state=absent), the C(PODVM_IMAGE_URI) of the image job, if its disk has another path in the OCI image
+        than C(/image/podvm.qcow2). The job uploads the disk with its name.
+    type: str
+    default: ""
   dry_run:
     description:
       - >-
@@ -64,7 +72,8 @@ notes:
     The credentials need C(s3:ListBucket), C(s3:GetBucketTagging), C(s3:CreateBucket), C(s3:TagResource),
     C(s3:PutBucketTagging) (if botocore cannot create a bucket with tags), C(iam:GetRole), C(iam:ListRolePolicies),
     C(iam:ListAttachedRolePolicies), C(iam:GetRolePolicy), C(iam:CreateRole), C(iam:TagRole) and C(iam:PutRolePolicy);
-    for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole), C(s3:DeleteObject) and C(s3:DeleteBucket) as well.
+    for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole), C(s3:ListBucketVersions), C(s3:DeleteObjectVersion)
+    and C(s3:DeleteBucket) as well.
     To read the policies that another owner has attached to the role, C(iam:GetPolicy) and C(iam:GetPolicyVersion).
 extends_documentation_fragment:
   - amazon.aws.common.modules
@@ -110,6 +119,14 @@ changes:
     - create bucket podvm-demo-7x2kq-0f9f3c6e
     - create role vmimport
     - put policy osc.peerpods-0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
+kept:
+  description: >-
+    The keys of objects in the bucket of this collection that no image job has written, and for which the bucket stays;
+    those that S3 returns first.
+  returned: with O(state=absent)
+  type: list
+  elements: str
+  sample: []
 denied:
   description: >-
     The actions that the changes need and the policies of the credentials do not allow; null if that could not be
@@ -136,6 +153,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation impor
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
     Target,
     import_problems,
+    is_ours,
     plan_import,
     plan_removal,
     required_actions,
@@ -152,13 +170,16 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
             f"bucket must be the name of an S3 bucket: 3 to 63 of a-z, 0-9, . and -; got '{params['bucket']}'."
         )
     target = Target(params["cluster_id"], params["cluster_name"], params["bucket"], module.region, client.partition)
+    read: dict[str, Any] = {}
     bucket, role = client.bucket(target), client.role(target.policy)
     if params["state"] == "present":
         if problems := list(import_problems(target, bucket, role)):
             raise Ec2Error(" ".join(problems))
         changes = plan_import(target, bucket, role)
     else:
-        changes = plan_removal(target, bucket, role)
+        kept = client.kept(target) if is_ours(target, bucket) else []
+        changes = plan_removal(target, bucket, role, kept=kept)
+        read = {"kept": kept}
     is_dry_run = params["state"] == "present" and params["dry_run"]
     simulated: dict[str, Any] = {}
     if is_dry_run:
@@ -167,6 +188,7 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
         for change in changes:
             client.apply(change, target)
     return {
+        **read,
         **simulated,
         "changed": bool(changes) and (module.check_mode or not is_dry_run),
         "changes": [str(change) for change in changes],
@@ -181,6 +203,7 @@ def main() -> None:
             "cluster_name": {"type": "str", "required": True},
             "cluster_id": {"type": "str", "required": True},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "image_uri": {"type": "str", "default": ""},
             "dry_run": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -157,6 +157,30 @@ def test_a_new_role_is_waited_for(module: Run, moto: Moto):
         assert module(env=through_proxy, state="absent")["changed"]
 
 
+def test_a_bucket_with_an_object_of_another_owner_stays(module: Run, moto: Moto):
+    """With versioning, also if only an old version of it exists. The disks of jobs are deleted with all versions."""
+    s3, uri = moto.client("s3"), "oci::quay.io/example/podvm:1.0::/disks/mine.qcow2"
+    disks = ["podvm.raw", "mine.raw", "5c3f3a43-0d39-4d6f-b6e6-4f5c1f3f7d10-disk.raw"]
+    assert module()["changed"]
+    s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    for key in (*disks, "podvm.raw", "backup/of-a-user.tar"):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"content")
+    for key in ("podvm.raw", "backup/of-a-user.tar"):
+        s3.delete_object(Bucket=BUCKET, Key=key)
+    planned, done = module(state="absent", check=True, image_uri=uri), module(state="absent", image_uri=uri)
+    assert planned["kept"] == done["kept"] == ["backup/of-a-user.tar"]
+    assert planned["changes"] == done["changes"] == ["delete policy osc.peerpods-id-1", "delete role vmimport"]
+    found = s3.list_object_versions(Bucket=BUCKET)
+    assert (len(found["Versions"]), len(found["DeleteMarkers"])) == (5, 2)
+    for each in [*found["Versions"], *found["DeleteMarkers"]]:
+        if each["Key"] == "backup/of-a-user.tar":
+            s3.delete_object(Bucket=BUCKET, Key=each["Key"], VersionId=each["VersionId"])
+    # Without its URI, the disk of another name is not known.
+    assert module(state="absent", check=True)["kept"] == ["mine.raw"]
+    assert module(state="absent", image_uri=uri)["changes"] == [f"delete bucket {BUCKET}"]
+    assert buckets(moto) == set()
+
+
 def role_tasks(name: str, **variables: object) -> dict:
     role = {"name": "osc.peerpods.operator_install", "tasks_from": name}
     return {"ansible.builtin.include_role": role, "vars": variables}
@@ -233,7 +257,7 @@ def test_a_disk_that_s3_does_not_delete_is_reported(module: Run, moto: Moto):
         ]
         failed = module(state="absent", env={"AWS_ENDPOINT_URL_S3": proxy.url})
     assert (
-        f"S3 did not delete podvm.raw in the bucket {BUCKET}: AccessDenied, No. Grant s3:DeleteObject to"
+        f"S3 did not delete podvm.raw in the bucket {BUCKET}: AccessDenied, No. Grant s3:DeleteObjectVersion to"
         in failed["msg"]
     )
     assert module(state="absent")["changed"]

@@ -566,8 +566,13 @@ class TestTeardown:
         assert "this collection still uses ConfigMap/peerpods-limits, ServiceAccount/agent." in output
         remaining = installed.cluster.get("configmaps,serviceaccounts", "-n", OPERATOR_NAMESPACE, "-l", MARK)["items"]
         assert [item["metadata"]["name"] for item in remaining] == ["peerpods-limits", "agent"]
-        output = succeed(teardown.run, *shared)
+        # A removal of the bucket that fails does not end the run before its other parts.
+        wrong = {**WITH_RESOURCES, "operator_install_image_bucket": "UPPER"}
+        result = teardown.run(*shared, "-e", json.dumps(wrong))
+        message, output = failure_message(result), result.stdout
+        assert "The bucket and the role of the image job could not be removed: bucket must be the name of" in message
         assert stays(output)["namespaces"] == []
+        assert stays(output)["image_resources"] == ["bucket UPPER"]
         namespaces = installed.cluster.get("namespaces")["items"]
         assert OPERATOR_NAMESPACE not in [item["metadata"]["name"] for item in namespaces]
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
@@ -24,6 +24,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
     Change,
     Role,
     Target,
+    Version,
+    is_disk_of_job,
 )
 
 # S3 takes no location for this region.
@@ -34,6 +36,7 @@ class VmImport:
     """`changes` has what was written."""
 
     def __init__(self, module: AnsibleAWSModule):
+        self._image_uri = module.params["image_uri"] or ""
         self._s3 = Api(module, "s3", "S3")
         self._iam = Api(module, "iam", "IAM")
         caller = Api(module, "sts", "STS").call("GetCallerIdentity")
@@ -61,6 +64,13 @@ class VmImport:
         if tags is not None or not target.names_cluster:
             return Bucket(region, boto3_tag_list_to_ansible_dict((tags or {}).get("TagSet", [])))
         return Bucket(region, is_empty=not self._s3.call("ListObjectsV2", **owned, MaxKeys=1).get("Contents"))
+
+    def kept(self, target: Target) -> list[str]:
+        """The keys of objects that no image job has written, and of their old versions: those that S3 returns first."""
+        for page in self._content(target):
+            if kept := sorted({each.key for each in page if not is_disk_of_job(each.key, self._image_uri)}):
+                return kept
+        return []
 
     def role(self, policy: str) -> Role | None:
         """The role; None if it does not exist. Of a role of this collection, only this inline policy has its
@@ -126,17 +136,35 @@ class VmImport:
         self._s3.call("PutBucketTagging", **self._owned(target), Tagging={"TagSet": _tag_set(target)})
 
     def _empty(self, target: Target) -> None:
-        """A job that failed leaves its disk in the bucket."""
-        owned = self._owned(target)
-        while keys := self._s3.call("ListObjectsV2", **owned).get("Contents"):
-            answer = self._s3.call(
-                "DeleteObjects", **owned, Delete={"Objects": [{"Key": each["Key"]} for each in keys]}
-            )
+        """A job that failed leaves its disk in the bucket, with versioning also in old versions. What others wrote
+        since it was read stays, and S3 does not delete the bucket."""
+        for page in self._content(target):
+            disks = [
+                {"Key": each.key, "VersionId": each.id} for each in page if is_disk_of_job(each.key, self._image_uri)
+            ]
+            if not disks:
+                continue
+            answer = self._s3.call("DeleteObjects", **self._owned(target), Delete={"Objects": disks})
             # S3 answers with 200 also if it has deleted nothing.
             for error in answer.get("Errors", ()):
                 code, message = error["Code"], error.get("Message", "").rstrip(".") or "no reason was returned"
                 found = f"S3 did not delete {error['Key']} in the bucket {target.bucket}: {code}, {message}."
-                raise Ec2Error(f"{found} {advise_code(code, message, 's3:DeleteObject')}".rstrip(), code)
+                raise Ec2Error(f"{found} {advise_code(code, message, 's3:DeleteObjectVersion')}".rstrip(), code)
+
+    def _content(self, target: Target) -> Iterator[list[Version]]:
+        """All versions of all objects, by page."""
+        after: dict[str, str] = {}
+        while True:
+            page = self._s3.call("ListObjectVersions", **self._owned(target), **after)
+            yield [
+                Version(each["Key"], each["VersionId"])
+                for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ()))
+            ]
+            if not page.get("IsTruncated"):
+                return
+            after = {
+                marker: page[f"Next{marker}"] for marker in ("KeyMarker", "VersionIdMarker") if f"Next{marker}" in page
+            }
 
     def _owned(self, target: Target) -> dict[str, str]:
         return {"Bucket": target.bucket, "ExpectedBucketOwner": self.account}

@@ -9,9 +9,11 @@ policy of its own in this role. Only a role without other policies is removed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from posixpath import basename
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import is_same_policy
@@ -24,6 +26,14 @@ SERVICE = "vmie.amazonaws.com"
 BUCKET_ACTIONS = ("s3:GetBucketLocation", "s3:ListBucket")
 OBJECT_ACTIONS = ("s3:GetObject",)
 SNAPSHOT_ACTIONS = ("ec2:CopySnapshot", "ec2:Describe*", "ec2:ModifySnapshotAttribute", "ec2:RegisterImage")
+
+# Where the image job finds the disk in an OCI image, unless its URI has the path after a second "::"
+# (get_image_type_url_and_path in config/peerpods/podvm/lib.sh of openshift/sandboxed-containers-operator).
+DISK_PATH = "/image/podvm.qcow2"
+
+# The key of the disk of a bootc image: UploadAndRegister in bib/internal/uploader/aws.go of
+# osbuild/bootc-image-builder, which deletes it after the import.
+BOOTC_DISK = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-disk[.]raw"
 
 OTHER_BUCKET = "Set operator_install_image_bucket to another name."
 
@@ -123,6 +133,22 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Version:
+    """A version of an object, or the marker of a deletion. Without versioning, S3 names the only version "null"."""
+
+    key: str
+    id: str
+
+
+def is_disk_of_job(key: str, image_uri: str) -> bool:
+    """Whether an image job with this PODVM_IMAGE_URI, or with none, uploads its disk with this key (upload_image_to_s3
+    in config/peerpods/podvm/aws-podvm-image-handler.sh): the name of the disk, which ends with raw if it was qcow2."""
+    paths = [DISK_PATH, *image_uri.split("::")[2:]]
+    names = {name for path in paths for name in (basename(path), f"{basename(path).removesuffix('qcow2')}raw")}
+    return key in names or re.fullmatch(BOOTC_DISK, key) is not None
+
+
+@dataclass(frozen=True)
 class Change:
     action: str
     name: str
@@ -195,14 +221,19 @@ def import_problems(target: Target, bucket: Bucket | None, role: Role | None) ->
         )
 
 
-def plan_removal(target: Target, bucket: Bucket | None, role: Role | None) -> list[Change]:
-    """Only what this collection created; the role, if no other cluster has a policy in it."""
+def is_ours(target: Target, bucket: Bucket | None) -> bool:
+    return bucket is not None and (bucket.is_of(target) or bucket.is_unfinished(target))
+
+
+def plan_removal(target: Target, bucket: Bucket | None, role: Role | None, *, kept: Sequence[str] = ()) -> list[Change]:
+    """Only what this collection created; the role, if no other cluster has a policy in it, and the bucket, if it does
+    not have to keep objects."""
     changes = []
     if role and target.policy in role.inline:
         changes.append(Change("delete_policy", target.policy))
     if role and role.is_managed and not role.attached and not role.inline.keys() - {target.policy}:
         changes.append(Change("delete_role", ROLE))
-    if bucket and (bucket.is_of(target) or bucket.is_unfinished(target)):
+    if is_ours(target, bucket) and not kept:
         changes.append(Change("delete_bucket", target.bucket))
     return changes
 

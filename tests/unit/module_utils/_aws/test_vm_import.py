@@ -7,6 +7,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
     Role,
     Target,
     import_problems,
+    is_disk_of_job,
     plan_import,
     plan_removal,
     required_actions,
@@ -118,6 +119,34 @@ def test_what_cannot_be_used(bucket: Bucket | None, role: Role, problem: str):
 )
 def test_only_what_is_ours_is_removed(bucket: Bucket | None, role: Role | None, changes: list[str]):
     assert list(map(str, plan_removal(TARGET, bucket, role))) == changes
+
+
+def test_a_bucket_with_objects_of_others_stays():
+    changes = plan_removal(TARGET, OUR_BUCKET, OUR_ROLE, kept=["notes.txt"])
+    assert list(map(str, changes)) == [DELETE_POLICY, DELETE_ROLE]
+
+
+URI = "oci::quay.io/a/b:1.0"
+
+
+@pytest.mark.parametrize(
+    ("key", "image_uri", "expected"),
+    [
+        ("podvm.raw", "", True),
+        ("podvm.raw", URI, True),
+        ("mine.raw", f"{URI}::/disks/mine.qcow2", True),
+        # A disk that is not qcow2 keeps its name.
+        ("mine.img", f"{URI}::/disks/mine.img", True),
+        ("mine.raw", URI, False),
+        ("disks/podvm.raw", "", False),
+        ("podvm.raw.bak", "", False),
+        ("5c3f3a43-0d39-4d6f-b6e6-4f5c1f3f7d10-disk.raw", "bootc::quay.io/a/b:1.0", True),
+        ("mine-disk.raw", "", False),
+        ("disk.raw", "", False),
+    ],
+)
+def test_the_disks_of_image_jobs(key: str, image_uri: str, expected: bool):
+    assert is_disk_of_job(key, image_uri) is expected
 
 
 @pytest.mark.parametrize(
