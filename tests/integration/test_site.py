@@ -520,6 +520,8 @@ class TestTeardown:
         assert "They stay: to remove them, set operator_install_remove_images to true." in output
         for text in (planned, output):
             assert f"Namespace {OPERATOR_NAMESPACE} stays: it contains ConfigMap/mine, Deployment/mine, " in text
+            # Each is decided about once, after all roles have removed their objects.
+            assert text.count("Namespace osc-peerpods stays: ") == text.count(f"Namespace {OPERATOR_NAMESPACE} stays: ")
             assert (
                 "Namespace osc-peerpods stays: it contains ConfigMap/mine, which this collection did not create" in text
             )
@@ -530,6 +532,10 @@ class TestTeardown:
         for entry in USERS_OBJECTS:
             name, namespace = entry["metadata"]["name"], entry["metadata"]["namespace"]
             installed.cluster.kubectl("delete", entry["kind"], name, "-n", namespace)
+        # What a later role removes does not keep the namespace.
+        labels = {"app.kubernetes.io/part-of": "osc.peerpods", "app.kubernetes.io/name": "peerpods-node-capacity"}
+        of_agent = {"name": "osc-peerpods-node-capacity", "namespace": OPERATOR_NAMESPACE, "labels": labels}
+        installed.cluster.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": of_agent})
         assert run_module("ec2_podvm_import", IMPORT, env=moto.environment)["changed"]
         remove = {**WITH_RESOURCES, "operator_install_remove_images": True}
         output = succeed(teardown.run, "-e", json.dumps(remove))
