@@ -127,6 +127,11 @@ pod_vm_image:
     id:
       description: The ID of the image, empty if no image is set.
       type: str
+    of_job:
+      description: >-
+        Whether an image job of the operator made the image, from the annotation that the job adds to C(peer-pods-cm).
+        The operator deletes the image together with the KataConfig, whoever made it.
+      type: bool
     failed:
       description:
         - >-
@@ -137,7 +142,7 @@ pod_vm_image:
     is_created:
       description: Whether no image is set, and a job that creates one exists.
       type: bool
-  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, failed: "", is_created: false}
+  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, of_job: true, failed: "", is_created: false}
 teardown:
   description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
   returned: success

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.cluster import openshift
 from tests.cluster.image_builder import IMAGINED
+from tests.cluster.launcher import Cluster
 from tests.cluster.operators import IMAGE_JOB_FAILS
 from tests.cluster.processes import wait_for
 from tests.integration.agent import AGENT_NAMESPACE, start_agent
@@ -31,8 +33,8 @@ class Upgrade(RoleAlone):
     def run_with(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
         return self.run("-e", json.dumps(variables), *arguments)
 
-    def succeeds(self, **variables: object) -> subprocess.CompletedProcess[str]:
-        completed = self.run_with(**variables)
+    def succeeds(self, *arguments: str, **variables: object) -> subprocess.CompletedProcess[str]:
+        completed = self.run_with(*arguments, **variables)
         assert completed.returncode == 0, completed.stdout + completed.stderr
         return completed
 
@@ -43,11 +45,17 @@ class Upgrade(RoleAlone):
         return self.cluster.get("kataconfigs")["items"]
 
 
+def made_by_job(cluster: Cluster, image: str) -> None:
+    """Mark the image as the image job does."""
+    cluster.kubectl("annotate", "--overwrite", "configmap", "peer-pods-cm", f"LATEST_AMI_ID={image}", *NAMESPACE_ARGS)
+
+
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with first_generation(PODVM_AMI_ID="ami-0") as first:
         wait_for("the default limit", lambda: first.advertised() == ["10", "10"], seconds=60)
         first.cluster.merge("peerpodconfig/peerpodconfig-openshift", {"spec": {"limit": "5"}}, OPERATOR_NAMESPACE)
+        made_by_job(first.cluster, "ami-0")
         yield first
 
 
@@ -186,10 +194,43 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
     assert upgrade.image() == RENEWED_IMAGE
 
 
-def test_an_image_that_was_set_by_hand_is_not_renewed(upgrade: Upgrade):
+def test_an_image_of_a_user_is_not_renewed(upgrade: Upgrade):
+    """The operator would delete it."""
+    made_by_job(upgrade.cluster, "ami-0")
+    with upgrade.unchanged():
+        message = failure_message(upgrade.run_with(**CONFIRMED))
+    made_by_job(upgrade.cluster, RENEWED_IMAGE)
+    assert f"PODVM_AMI_ID of peer-pods-cm is {RENEWED_IMAGE}, which no image job of the operator made" in message
+
+
+def test_an_image_that_the_operator_does_not_delete(upgrade: Upgrade):
     """The KataConfig is created again."""
     (before,) = upgrade.kata_configs()
     upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
     message = failure_message(upgrade.run_with(**CONFIRMED))
     assert "the operator did not delete the image" in message
     assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
+
+
+def test_a_teardown_keeps_an_image_of_a_user(upgrade: Upgrade):
+    """The operator deletes the image that peer-pods-cm names."""
+    cluster = upgrade.cluster
+
+    def deletions() -> list[str]:
+        events = cluster.get("events", *NAMESPACE_ARGS)["items"]
+        return [each["metadata"]["uid"] for each in events if "osc-podvm-image-deletion" in each["message"]]
+
+    made_by_job(cluster, "ami-0")
+    cluster.kubectl("label", "kataconfig", "kata", "app.kubernetes.io/part-of=osc.peerpods")
+    teardown = replace(upgrade, playbook=ROOT / "playbooks" / "teardown.yml")
+    before = deletions()
+    with upgrade.unchanged():
+        planned = teardown.succeeds("--check", "--tags", "operator_install")
+    removed = teardown.succeeds("--tags", "operator_install")
+    for completed in (planned, removed):
+        assert artifacts(completed.stdout)["peerpods_teardown"]["stays"]["images"] == [RENEWED_IMAGE]
+        assert f"The image of the VMs, {RENEWED_IMAGE}, stays" in completed.stdout
+    assert not upgrade.kata_configs()
+    assert deletions() == before
+    # A user has created peer-pods-cm.
+    assert upgrade.image() == RENEWED_IMAGE

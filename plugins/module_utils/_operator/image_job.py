@@ -49,6 +49,10 @@ BUCKET_EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 # The key of peer-pods-cm with the ID of the image, by the value of CLOUD_PROVIDER.
 IMAGE_KEYS = {"aws": "PODVM_AMI_ID", "azure": "AZURE_IMAGE_ID"}
 
+# The annotation of peer-pods-cm with the ID of the image that a job has made, by that key (aws-podvm-image-handler.sh
+# and azure-podvm-image-handler.sh in config/peerpods/podvm). Only the scripts write it.
+MADE_BY_JOB = {"PODVM_AMI_ID": "LATEST_AMI_ID", "AZURE_IMAGE_ID": "LATEST_IMAGE_ID"}
+
 # The keys without which the operator does not begin (validatePeerPodsConfigs): of peer-pods-cm, and of peer-pods-secret
 # the alternatives, of which newer releases take the second one, for tokens.
 REQUIRED = {
@@ -98,10 +102,13 @@ class ImageJob:
 
 
 def pod_vm_image(settings: Mapping[str, Any] | None) -> dict:
-    """The key of peer-pods-cm that holds the ID of the pod VM image, and the ID, empty if there is no image."""
+    """The key of peer-pods-cm that holds the ID of the pod VM image, the ID, empty if there is no image, and whether
+    an image job has made it. Which case an ID of Azure has is of no meaning."""
     data = (settings or {}).get("data") or {}
     key = IMAGE_KEYS.get(data.get("CLOUD_PROVIDER", ""), IMAGE_KEYS["aws"])
-    return {"key": key, "id": data.get(key, "")}
+    image = data.get(key, "")
+    made = (((settings or {}).get("metadata") or {}).get("annotations") or {}).get(MADE_BY_JOB[key], "")
+    return {"key": key, "id": image, "of_job": bool(image) and image.lower() == made.lower()}
 
 
 def last_failure(events: Iterable[Mapping[str, Any]]) -> str:

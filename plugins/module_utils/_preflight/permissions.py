@@ -112,7 +112,7 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
     },
     "operator_install": {
         ("*", "*"): ("list",),
-        ("", "configmaps"): ("get", "delete"),
+        ("", "configmaps"): ("get", "patch", "delete"),
         ("", "namespaces"): ("get", "delete"),
         ("", "secrets"): ("get", "delete"),
         ("cloudcredential.openshift.io", "credentialsrequests"): ("get", "delete"),
