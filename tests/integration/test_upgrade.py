@@ -92,7 +92,9 @@ def test_a_dry_run_lists_the_affected_peer_pods(upgrade: Upgrade):
 
 
 RENEW = {"operator_install_renew_image": True}
-CONFIRMED = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
+# The KataConfig is not of this collection.
+NOT_TAKEN_OVER = {**RENEW, "operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
+CONFIRMED = {**NOT_TAKEN_OVER, "operator_install_take_over": True}
 
 
 def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
@@ -100,6 +102,12 @@ def test_a_renewal_requires_a_confirmation(upgrade: Upgrade):
     with upgrade.unchanged():
         message = failure_message(upgrade.run_with(**RENEW, operator_install_confirm="another"))
     assert f"Set operator_install_confirm to {openshift.INFRASTRUCTURE_NAME}" in message
+
+
+def test_a_renewal_of_a_kata_config_of_another_owner(upgrade: Upgrade):
+    with upgrade.unchanged():
+        message = failure_message(upgrade.run_with(**NOT_TAKEN_OVER))
+    assert "This collection did not create the KataConfig kata." in message
 
 
 def test_a_renewal_while_kata_pods_run(upgrade: Upgrade):
@@ -161,14 +169,15 @@ def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
 
 def test_a_renewal(world: World, upgrade: Upgrade):
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.kubectl("annotate", "kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
     (before,) = upgrade.kata_configs()
     completed = upgrade.succeeds(**CONFIRMED)
     (after,) = upgrade.kata_configs()
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
-    assert (after["metadata"]["name"], after["spec"]) == (
-        before["metadata"]["name"],
+    assert [after["spec"], *(after["metadata"].get(key) for key in ("name", "labels", "annotations"))] == [
         before["spec"],
-    )
+        *(before["metadata"].get(key) for key in ("name", "labels", "annotations")),
+    ]
     assert upgrade.image() == RENEWED_IMAGE
     assert "in place of ami-0" in completed.stdout
     names = [config_map["metadata"]["name"] for config_map in world.cluster.get("configmaps", *NAMESPACE_ARGS)["items"]]
