@@ -93,6 +93,9 @@ objects:
     namespace:
       description: The namespace of the object, null if it is cluster-scoped.
       type: str
+    uid:
+      description: The UID of the object, for a deletion only of this object.
+      type: str
     labels:
       description: The labels of the object.
       type: dict
@@ -112,6 +115,7 @@ objects:
       kind: KataConfig
       name: example-kataconfig
       namespace: null
+      uid: 7f1c8c1e-30a5-4a2b-9a53-1f5d1f3f4a3e
       labels: {app.kubernetes.io/part-of: osc.peerpods}
       managed: true
       of_operator: false

@@ -920,6 +920,8 @@ def _roll_out(api: Api, kata: dict, version: str) -> None:
 
 
 def _let_go(api: Api, kata: dict, version: str) -> None:
+    if KATA_FINALIZER not in kata["metadata"].get("finalizers", []):
+        return None
     release = release_of(version)
     runtime_classes = (kata.get("status") or {}).get("runtimeClasses", [])
     running = {pod["spec"].get("runtimeClassName") for pod in api.list("/api/v1/pods")}
@@ -971,7 +973,9 @@ def _let_go(api: Api, kata: dict, version: str) -> None:
     builds_image = release.builds_image and (kata.get("spec") or {}).get("enablePeerPods")
     if builds_image and (condition := _delete_image(api, kata, release, version)):
         return api.status(_kata_path(kata), kata, {"conditions": [condition]})
-    api.merge(_kata_path(kata), {"metadata": {"finalizers": None}})
+    # Finalizers of other owners stay (controllerutil.RemoveFinalizer).
+    others = [name for name in kata["metadata"]["finalizers"] if name != KATA_FINALIZER]
+    api.merge(_kata_path(kata), {"metadata": {"finalizers": others or None}})
     # teardownPeerPodsCredentials, after the KataConfig is gone.
     if STS_LABEL in ((api.get(PEER_PODS_SECRET) or {}).get("metadata") or {}).get("labels", {}):
         api.delete(PEER_PODS_SECRET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,9 @@ from tests.support import OPERATOR_NAMESPACE, ROOT
 pytestmark = pytest.mark.integration
 
 BACKUP = "peerpods-kataconfig"
+
+# A finalizer of another owner.
+HOLD = "example.com/hold"
 
 # The image that the operator's job makes.
 RENEWED_IMAGE = IMAGINED["aws"]
@@ -221,25 +225,44 @@ def test_an_image_that_the_operator_does_not_delete(upgrade: Upgrade):
     assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
 
 
-def test_a_teardown_keeps_an_image_of_a_user(upgrade: Upgrade):
-    """The operator deletes the image that peer-pods-cm names."""
+def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
+    """The image that peer-pods-cm names, which the operator would delete, and objects that another owner takes over or
+    creates again while the nodes are rolled."""
     cluster = upgrade.cluster
 
-    def deletions() -> list[str]:
-        events = cluster.get("events", *NAMESPACE_ARGS)["items"]
-        return [each["metadata"]["uid"] for each in events if "osc-podvm-image-deletion" in each["message"]]
+    def another_owner() -> None:
+        wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=60)
+        cluster.kubectl("label", "configmap", "osc-feature-gates", "app.kubernetes.io/part-of-", *NAMESPACE_ARGS)
+        cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        cluster.apply(openshift.POD_VM_CREDENTIALS)
+        held = [HOLD]
+        wait_for("the operator", lambda: upgrade.kata_configs()[0]["metadata"]["finalizers"] == held, seconds=60)
+        cluster.merge("kataconfig/kata", {"metadata": {"finalizers": None}})
 
-    made_by_job(cluster, "ami-0")
-    cluster.kubectl("label", "kataconfig", "kata", "app.kubernetes.io/part-of=osc.peerpods")
+    cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": "ami-mine"}}, OPERATOR_NAMESPACE)
+    gates = {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": gates, "data": {}})
+    for name in ("configmap/osc-feature-gates", "secret/peer-pods-secret", "kataconfig/kata"):
+        cluster.kubectl("label", name, "app.kubernetes.io/part-of=osc.peerpods", *NAMESPACE_ARGS)
     teardown = replace(upgrade, playbook=ROOT / "playbooks" / "teardown.yml")
-    before = deletions()
     with upgrade.unchanged():
         planned = teardown.succeeds("--check", "--tags", "operator_install")
-    removed = teardown.succeeds("--tags", "operator_install")
+    finalizers = upgrade.kata_configs()[0]["metadata"]["finalizers"]
+    cluster.merge("kataconfig/kata", {"metadata": {"finalizers": [*finalizers, HOLD]}})
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(another_owner)
+        removed = teardown.succeeds("--tags", "operator_install")
+        other.result()
     for completed in (planned, removed):
-        assert artifacts(completed.stdout)["peerpods_teardown"]["stays"]["images"] == [RENEWED_IMAGE]
-        assert f"The image of the VMs, {RENEWED_IMAGE}, stays" in completed.stdout
+        assert artifacts(completed.stdout)["peerpods_teardown"]["stays"]["images"] == ["ami-mine"]
+        assert "The image of the VMs, ami-mine, stays" in completed.stdout
     assert not upgrade.kata_configs()
-    assert deletions() == before
+    # The pods of deleted jobs stay.
+    containers = [pod["spec"]["containers"][0] for pod in cluster.get("pods", *NAMESPACE_ARGS)["items"]]
+    assert {"name": "AMI_ID", "value": "ami-mine"} not in [each for one in containers for each in one.get("env", ())]
     # A user has created peer-pods-cm.
-    assert upgrade.image() == RENEWED_IMAGE
+    assert upgrade.image() == "ami-mine"
+    kept = {"ConfigMap/osc-feature-gates", "Secret/peer-pods-secret"}
+    assert kept <= {*artifacts(removed.stdout)["peerpods_teardown"]["stays"]["operator"]}
+    for name in ("configmap/osc-feature-gates", "secret/peer-pods-secret"):
+        assert cluster.get(name, *NAMESPACE_ARGS)

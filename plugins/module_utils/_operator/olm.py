@@ -43,6 +43,7 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
         "kind": kind,
         "name": metadata["name"],
         "namespace": metadata.get("namespace"),
+        "uid": metadata.get("uid"),
         "labels": metadata.get("labels") or {},
         "managed": is_managed(object_),
         "of_operator": is_made_by_operator(kind, metadata),
