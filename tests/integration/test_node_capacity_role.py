@@ -435,16 +435,29 @@ class TestAfterTheAgent:
         assert granted(role) == set()
 
     def test_manager_collection_deploys_the_agent_from_an_image_built_in_the_cluster(self, role: Role):
+        """The build does not replace a BuildConfig of another owner."""
         if reason := why_no_podman():
             pytest.skip(reason)
+        options = {
+            "node_capacity_manager": "collection",
+            "node_capacity_image_source": "build",
+            "node_capacity_image": "",
+            "node_capacity_base_image": base_image(),
+            "node_capacity_build_timeout": 300,
+        }
+        build_config = {
+            "apiVersion": "build.openshift.io/v1",
+            "kind": "BuildConfig",
+            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "spec": {"triggers": []},
+        }
         with openshift_builds(role.cluster, REPOSITORY):
-            role.succeed(
-                node_capacity_manager="collection",
-                node_capacity_image_source="build",
-                node_capacity_image="",
-                node_capacity_base_image=base_image(),
-                node_capacity_build_timeout=300,
-            )
+            role.cluster.apply(build_config)
+            with role.unchanged():
+                message = failure_message(role.run("-e", json.dumps(options)))
+            assert f"BuildConfig {NAME} in {NAMESPACE} already exists without the label" in message
+            role.cluster.kubectl("delete", "buildconfig", NAME, "-n", NAMESPACE)
+            role.succeed(**options)
         deployment = role.get(f"deployment/{NAME}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         assert container["image"].startswith(f"{REPOSITORY}/{NAME}@sha256:")
