@@ -192,6 +192,8 @@ FIRST_OPTIONS = {
     "webhook_certificate": "own",
     "webhook_extra_excluded_namespaces": ["legacy", "team-*"],
     "webhook_target_runtime_classes": ["kata-remote", "kata-cc"],
+    "webhook_sizing": "kubernetes",
+    "webhook_validate_resources": True,
 }
 
 
@@ -307,7 +309,9 @@ class TestOwnCertificateAuthority:
         assert excluded_by_registration(own) == EXCLUDED_BY_DEFAULT
         (webhook,) = own.cluster.get(REGISTRATION)["webhooks"]
         assert '["kata-remote", "kata-cc"]' in webhook["matchConditions"][0]["expression"]
-        assert own.environment_of_pod()["TARGET_RUNTIME_CLASS"] == "kata-remote,kata-cc"
+        environment = own.environment_of_pod()
+        assert environment["TARGET_RUNTIME_CLASS"] == "kata-remote,kata-cc"
+        assert (environment["SIZING"], environment["VALIDATE_RESOURCES"]) == ("kubernetes", "true")
 
     @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_changes_nothing(self, own: Role):
