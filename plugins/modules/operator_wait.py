@@ -335,13 +335,13 @@ def main() -> None:
                 if before is None or not error.transient or not module.params["wait_timeout"]:
                     raise
                 progress, result = describe_outage(error, module.params["previous"].get("since") or {}), {}
+            settled = progress.done or progress.problem or progress.needs_approval
             if progress.needs_approval and module.params["approve"] and not module.check_mode:
                 approve(cluster, module.params["namespace"], result["install_plan"]["name"])
                 summary = f"{progress.summary}; approved"
                 progress = dataclasses.replace(progress, summary=summary, needs_approval=False)
                 changed = True
                 break
-            settled = progress.done or progress.problem or progress.needs_approval
             if settled or progress.status != before or time.monotonic() >= deadline:
                 break
             time.sleep(INTERVAL)

@@ -326,7 +326,8 @@ def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aw
     with closed(moto, side, 15150, "tcp"):
         found = on_aws.verify()
     assert failed(found) == {"verify-agent": "port"}
-    assert "cloud-api-adaptor deletes a VM" in found["verify-vm"]["found"]
+    # Either the VM that exists at that time, or one that was deleted.
+    assert found["verify-vm"]["status"] == "ok"
     assert "10.0.0." in found["verify-agent"]["found"]
     assert "15150: i/o timeout" in found["verify-agent"]["found"]
     assert found["verify-deleted"]["status"] == "ok"
