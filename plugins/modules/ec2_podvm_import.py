@@ -183,7 +183,8 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
     is_dry_run = params["state"] == "present" and params["dry_run"]
     simulated: dict[str, Any] = {}
     if is_dry_run:
-        simulated = asdict(simulate_caller(module, required_actions(changes, target, client.account)))
+        required = required_actions(changes, target, client.account)
+        simulated = asdict(simulate_caller(module, client.caller, required))
     elif not module.check_mode:
         for change in changes:
             client.apply(change, target)

@@ -255,7 +255,7 @@ def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
     simulated: dict[str, Any] = {}
     if is_dry_run:
         required = required_actions(plans[0].changes, account.role_arn(plans[0].name), image=params["image"])
-        simulated = asdict(simulate_caller(module, required))
+        simulated = asdict(simulate_caller(module, iam.caller, required))
     return {
         **simulated,
         "changed": bool(changes) and (module.check_mode or not is_dry_run),

@@ -136,10 +136,10 @@ def denied_of(iam: Iam, account: Account, arn: str, *, image: bool) -> list[str]
 def check_credentials(module: AnsibleAWSModule) -> dict[str, Any]:
     """Whether AWS accepts the credentials, and what their policies do not allow."""
     try:
-        Api(module, "sts", "STS").call("GetCallerIdentity")
+        caller = Api(module, "sts", "STS").call("GetCallerIdentity")["Arn"]
     except Ec2Error as error:
         return {"problems": [f"AWS rejects the credentials of cloud-api-adaptor. {error}"]}
-    return asdict(simulate_caller(module, actions_of(vm_policy())))
+    return asdict(simulate_caller(module, caller, actions_of(vm_policy())))
 
 
 def main() -> None:

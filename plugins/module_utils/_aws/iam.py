@@ -14,17 +14,19 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
 
 
 class Iam(Api):
-    """A connection to IAM, which has no region; create one per module run. `changes` has what was written."""
+    """A connection to IAM, which has no region; create one per module run. `changes` has what was written, and `caller`
+    the ARN of the credentials once `account` has read it."""
 
     def __init__(self, module: AnsibleAWSModule):
         super().__init__(module, "iam", "IAM")
         self.changes: list[str] = []
+        self.caller = ""
 
     def account(self, issuer: str) -> Account:
         """The account of the credentials, and its identity provider for this issuer, if there is one."""
-        with self._calling("GetCallerIdentity", "STS"):
-            caller = self._module.client("sts").get_caller_identity()
-        account = Account(caller["Account"], caller["Arn"].split(":")[1])
+        caller = Api(self._module, "sts", "STS").call("GetCallerIdentity")
+        self.caller = caller["Arn"]
+        account = Account(caller["Account"], self.caller.split(":")[1])
         if not issuer:
             return account
         provider = self.find("GetOpenIDConnectProvider", ABSENT, OpenIDConnectProviderArn=account.provider_arn(issuer))

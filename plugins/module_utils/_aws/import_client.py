@@ -33,7 +33,7 @@ DEFAULT_REGION = "us-east-1"
 
 
 class VmImport:
-    """`changes` has what was written."""
+    """`changes` has what was written, and `caller` is the ARN of the credentials."""
 
     def __init__(self, module: AnsibleAWSModule):
         self._image_uri = module.params["image_uri"] or ""
@@ -41,7 +41,8 @@ class VmImport:
         self._iam = Api(module, "iam", "IAM")
         caller = Api(module, "sts", "STS").call("GetCallerIdentity")
         self.account = caller["Account"]
-        self.partition = caller["Arn"].split(":")[1]
+        self.caller = caller["Arn"]
+        self.partition = self.caller.split(":")[1]
         self.changes: list[str] = []
 
     def bucket(self, target: Target) -> Bucket | None:
