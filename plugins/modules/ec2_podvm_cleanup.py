@@ -97,6 +97,21 @@ def existing_bucket(module: AnsibleAWSModule) -> str | None:
     return None
 
 
+def remove_images(module: AnsibleAWSModule, removed: list[str]) -> None:
+    """Remove the AMIs and their snapshots, and append their IDs to `removed`; a dry run only appends them."""
+    ec2 = Ec2(module)
+    for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
+        if image["id"] == module.params["ignore"]:
+            continue
+        if not module.check_mode:
+            ec2.deregister(image["id"])
+        removed.append(image["id"])
+        for snapshot in image["snapshots"]:
+            if not module.check_mode:
+                ec2.delete_snapshot(snapshot)
+            removed.append(snapshot)
+
+
 def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
@@ -110,18 +125,8 @@ def main() -> None:
     removed: list[str] = []
     try:
         bucket = existing_bucket(module)
-        ec2 = Ec2(module)
-        name = module.params["name"]
-        for image in map(image_of, made_by_job(ec2.own_images(name) if name else ())):
-            if image["id"] == module.params["ignore"]:
-                continue
-            if not module.check_mode:
-                ec2.deregister(image["id"])
-            removed.append(image["id"])
-            for snapshot in image["snapshots"]:
-                if not module.check_mode:
-                    ec2.delete_snapshot(snapshot)
-                removed.append(snapshot)
+        if module.params["name"]:
+            remove_images(module, removed)
     except Ec2Error as error:
         module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
     module.exit_json(
