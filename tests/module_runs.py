@@ -10,8 +10,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from functools import partial
+import tempfile
+from functools import cache, partial
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,7 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
 
     Raises RuntimeError with the output if it is not a result.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.modules_imported"])
+    context = server_of_modules()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, name, arguments, environment, directory))
     process.start()
@@ -40,6 +42,19 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
     if "warnings" in result:
         result["warnings"] = [warning["event"]["msg"] for warning in result["warnings"]]
     return result
+
+
+@cache
+def server_of_modules() -> ForkServerContext:
+    """Forks the processes that run modules. It listens on a Unix socket in multiprocessing's directory."""
+    # The path of the socket has 107 bytes at most (unix(7)), which TMPDIR may exceed. Python 3.14 leaves it out then.
+    before = tempfile.tempdir
+    tempfile.tempdir = "/tmp"
+    get_temp_dir()
+    tempfile.tempdir = before
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.modules_imported"])
+    return context
 
 
 def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
