@@ -22,7 +22,13 @@ description:
   - >-
     An object belongs to the collection or the operator by its label, its owner or its documented name, so that the
     module decides the same before and after these objects are deleted, and in check mode. A ConfigMap
-    or Secret with a name of the operator, such as C(aws-podvm-image-cm), belongs to the user who created or edited it.
+    or Secret with a name of the operator, such as C(aws-podvm-image-cm), belongs to the user who created or edited it,
+    and to an unknown user if it has no field managers.
+  - >-
+    The content is read directly before the deletion, which is valid only for the namespace that was read. The API
+    server cannot make a deletion conditional on the content: an object that is created between the read of its kind and
+    the deletion is deleted, too. These are milliseconds for the kinds of the core group, which are read last, and up to
+    a few seconds for other kinds. Do not create objects in the namespace during a teardown.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
+from tests.integration.apiserver import between
 
 pytestmark = pytest.mark.integration
 
@@ -100,6 +101,20 @@ def test_the_objects_of_users_keep_the_namespace(namespace: Cluster, remove: Cal
     for kind, uid in uids.items():
         metadata = namespace.get(kind.lower(), "mine", "-n", NAMESPACE)["metadata"]
         assert (metadata["uid"], metadata.get("deletionTimestamp")) == (uid, None)
+
+
+def test_a_config_map_that_is_created_during_the_read_keeps_the_namespace(
+    namespace: Cluster, run_module: Callable[..., dict]
+):
+    """The core group is read last, directly before the deletion."""
+
+    def create(_method: str, path: str) -> None:
+        if path.startswith(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"):
+            namespace.apply(an("v1", "ConfigMap"))
+
+    with between(namespace, namespace.kubeconfig, create) as url:
+        result = run_module("own_namespace", {"host": url, "api_key": "not-a-secret", "name": NAMESPACE})
+    assert (result["changed"], result["others"]) == (False, ["ConfigMap/mine"])
 
 
 def test_a_namespace_without_the_label_stays(namespace: Cluster, remove: Callable[..., dict]):

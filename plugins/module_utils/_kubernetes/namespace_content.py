@@ -28,11 +28,14 @@ def read_content(cluster: Cluster, namespace: str) -> Content:
     """The content of the namespace: one request for each version of each group, and one or more for each namespaced
     kind.
 
-    Only metadata is read, so that the content of Secrets is not.
+    Only metadata is read, so that the content of Secrets is not. The kinds of the core group, of which users create
+    most objects, are read last: what is created after its kind was read is not in the result.
     """
     content = Content()
     seen: set[str] = set()
-    for group, prefix, resource in _resources(cluster, content):
+    resources = list(_resources(cluster, content))
+    # This order is stable.
+    for group, prefix, resource in sorted(resources, key=lambda entry: entry[0] == ""):
         content.namespaced.add((group, resource["kind"]))
         if "list" in resource["verbs"]:
             try:

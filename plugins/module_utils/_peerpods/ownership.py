@@ -205,7 +205,8 @@ def _name_in_collection(metadata: dict) -> str | None:
 
 def _is_write_of_operator(write: dict) -> bool:
     """Whether an entry of managedFields is of the operator, or of its image job."""
-    return write["manager"] == OPERATORS_MANAGER or (write["manager"], write.get("fieldsV1")) == WRITTEN_BY_JOB
+    manager = write.get("manager")
+    return manager == OPERATORS_MANAGER or (manager, write.get("fieldsV1")) == WRITTEN_BY_JOB
 
 
 def is_made_by_operator(kind: str, metadata: dict) -> bool:
@@ -214,7 +215,9 @@ def is_made_by_operator(kind: str, metadata: dict) -> bool:
 
 
 def is_written_by_operator(metadata: dict) -> bool:
-    return all(map(_is_write_of_operator, metadata.get("managedFields") or ()))
+    """Whether all writers are known. Any user can clear the field managers of an object."""
+    writes = metadata.get("managedFields") or ()
+    return bool(writes) and all(map(_is_write_of_operator, writes))
 
 
 def _is_of_operator(entry: dict) -> bool:

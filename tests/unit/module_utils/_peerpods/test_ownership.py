@@ -69,6 +69,13 @@ OTHERS = [
     ("ConfigMap/aws-podvm-image-cm", [an("ConfigMap", "aws-podvm-image-cm", **written_by("kubectl-create"))]),
     ("ConfigMap/azure-podvm-image-cm", [an("ConfigMap", "azure-podvm-image-cm", **written_by("manager", "Mozilla"))]),
     ("ConfigMap/aws-podvm-image-cm", [image_settings_of_job(BUCKET_NAME={}, PODVM_IMAGE_URI={})]),
+    # An object whose field managers a user has cleared (managedFields: [{}]), and a manager without a name.
+    ("ConfigMap/aws-podvm-image-cm", [an("ConfigMap", "aws-podvm-image-cm")]),
+    ("Secret/auth-json-secret", [an("Secret", "auth-json-secret", managedFields=[])]),
+    (
+        "ConfigMap/azure-podvm-image-cm",
+        [an("ConfigMap", "azure-podvm-image-cm", managedFields=[{"operation": "Update"}])],
+    ),
     ("Pod/mine", [an("Pod", "mine", labels={"batch.kubernetes.io/job-name": "mine"})]),
     ("Secret/auth-json-secret", [an("Secret", "auth-json-secret", **written_by("argocd-controller"))]),
     # A token that a user made for a ServiceAccount of the cluster.
