@@ -21,8 +21,8 @@ CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns cataton
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
-	@echo "                      (CLOUD=azure: on Azure instead of AWS; OPERATOR=1.8: with the first generation of the"
-	@echo "                      operator; KEEP=1: keep it running)"
+	@echo "                      (CLOUD=azure: on Azure instead of AWS; CREDENTIALS=token: with tokens instead of keys;"
+	@echo "                      OPERATOR=1.8: with the first generation of the operator; KEEP=1: keep it running)"
 	@echo "make test             all tests: lint, sanity, docs, unit, integration, the demo on both clouds and with both"
 	@echo "                      generations of the operator, molecule's default scenario"
 	@echo "                      (SHARD=1/2 and, on another machine, SHARD=2/2: half of the tests)"
@@ -50,7 +50,7 @@ help:
 	@echo "make clean            remove .venv and build/ (the cache in ~/.cache/osc.peerpods stays)"
 
 demo: .venv/installed packages
-	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) .venv/bin/python -m tests.demo
+	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) CREDENTIALS=$(CREDENTIALS) .venv/bin/python -m tests.demo
 
 # The fastest stages come first; the first stage that fails ends the run.
 STAGES_OF_FIRST := $(if $(filter 1,$(SHARD_NUMBER)),checks)

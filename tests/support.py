@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -86,3 +87,11 @@ def build_collection(directory: Path) -> Path:
         raise RuntimeError(completed.stdout + completed.stderr)
     (tarball,) = directory.iterdir()
     return tarball
+
+
+def service_account_token(issuer: str, account: str = "default", audience: str = "openshift") -> str:
+    """The token of a service account of the operator, as the API server issues it, without a signature."""
+    subject = f"system:serviceaccount:{OPERATOR_NAMESPACE}:{account}"
+    parts = ({"alg": "RS256"}, {"iss": issuer, "sub": subject, "aud": [audience]})
+    encoded = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
+    return ".".join([*encoded, "signature"])

@@ -169,6 +169,8 @@ class Arm(Login):
         self.consoles: dict[str, str] = {}
         self._signatures: dict[str, str] = {}
         self.identities = Identities(self.tenant_id, self.state.exists, self._permit)
+        # The client ID of the request that is handled.
+        self._caller = self.client_id
         self._operations: dict[str, Operation] = {}
         self._lock = threading.RLock()
 
@@ -221,7 +223,7 @@ class Arm(Login):
         def pass_on(operation_error: ArmError | None = None) -> Answer:
             with self._lock:
                 try:
-                    self.require_token(request)
+                    self._caller = self.require_token(request)
                     return self._answer(request, operation_error)
                 except ArmError as error:
                     return Answer(error.status, error.content, error.headers)
@@ -338,15 +340,14 @@ class Arm(Login):
         if request.method != "GET" or resource.name or scope is None:
             raise _method_not_allowed(request, resource)
         self.state.get(scope)  # The scope must exist.
-        return self._page(request, self.permissions)
+        return self._page(request, self._permissions_at(scope.text))
 
     def _boot_diagnostics(self, request: Request, machine: ResourceId) -> Answer:
         self._require_version(request, "Microsoft.Compute", "virtualMachines")
         if request.method != "POST":
             raise _method_not_allowed(request, machine)
         action = f"{ids.VMS}/retrieveBootDiagnosticsData/action"
-        if not roles.allowed(action, self.permissions):
-            raise authorization_failed(action, machine.text)
+        self._permit(action, machine.text)
         body = self.state.get(machine)
         signature = uuid.uuid4().hex
         self._signatures[signature] = machine.key
@@ -514,12 +515,21 @@ class Arm(Login):
         self._permit(f"{resource.type}/{verb}", resource.text)
         if request.method == "PUT":
             for action, linked in egress.joined(resource.type, _body(request)):
-                if not roles.allowed(action, self.permissions):
+                if not roles.allowed(action, self._permissions_at(linked)):
                     raise linked_authorization_failed(f"{resource.type}/{verb}", resource.text, action, linked)
 
+    def federated_credentials(self, client_id: str) -> list[dict] | None:
+        with self._lock:
+            return self.identities.federated_credentials(client_id)
+
     def _permit(self, action: str, scope: str) -> None:
-        if not roles.allowed(action, self.permissions):
+        if not roles.allowed(action, self._permissions_at(scope)):
             raise authorization_failed(action, scope)
+
+    def _permissions_at(self, scope: str) -> list[dict]:
+        """Of the caller: a managed identity has what was assigned to it."""
+        assigned = self.identities.permissions_of(self._caller, scope)
+        return self.permissions if assigned is None else assigned
 
     def _require_type(self, resource: ResourceId, request: Request) -> None:
         provider, _, kind = resource.type.partition("/")

@@ -70,6 +70,31 @@ class Identities:
     def of_type(self, kind: str) -> list[dict]:
         return [body for body in self.stored.values() if body["type"] == kind]
 
+    def federated_credentials(self, client_id: str) -> list[dict] | None:
+        """The properties of those of the identity with this client ID; None if none has it."""
+        identity = self._with_client_id(client_id)
+        if identity is None:
+            return None
+        prefix = f"{identity['id'].lower()}/"
+        return [body["properties"] for key, body in self.stored.items() if key.startswith(prefix)]
+
+    def permissions_of(self, client_id: str, scope: str) -> list[dict] | None:
+        """What the roles that are assigned at the scope or above it permit; None if no identity has this client ID."""
+        identity = self._with_client_id(client_id)
+        if identity is None:
+            return None
+        known = {**ROLES, **self.custom_roles}
+        return [
+            known[each["roleDefinitionId"].rpartition("/")[2]][1]
+            for each in (body["properties"] for body in self.of_type(_ASSIGNMENTS))
+            if each["principalId"] == identity["properties"]["principalId"]
+            and f"{scope.lower()}/".startswith(f"{each['scope'].lower()}/")
+        ]
+
+    def _with_client_id(self, client_id: str) -> dict | None:
+        of_client = (body for body in self.of_type(_IDENTITIES) if body["properties"]["clientId"] == client_id)
+        return next(of_client, None)
+
     def answer(self, request: Request, path: str) -> Answer | None:
         """None if the path is that of another resource."""
         if match := _IDENTITY.fullmatch(path):

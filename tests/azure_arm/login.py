@@ -32,6 +32,7 @@ class Login:
         self.token_lifetime = 3600
         self._expiry_of: dict[str, float] = {}
         self._audience_of: dict[str, str] = {}
+        self._application_of: dict[str, str] = {}
 
     def answer(self, request: Request) -> Answer | None:
         """The response to a request for authentication, None for all other requests."""
@@ -58,8 +59,12 @@ class Login:
             )
         return self._token(request) if match[2] else answered(self._openid(match[1]))
 
-    def require_token(self, request: Request) -> None:
-        """Raise ArmError 401 if the request has no valid token."""
+    def federated_credentials(self, client_id: str) -> list[dict] | None:
+        """The properties of the federated credentials of a managed identity; None if no such identity exists."""
+        raise NotImplementedError
+
+    def require_token(self, request: Request) -> str:
+        """The client ID of whom the token was issued to. Raises ArmError 401 if the request has no valid token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise self._unauthorized(
@@ -79,6 +84,7 @@ class Login:
                 f"'{audience}'. It should exactly match with one of the allowed audiences "
                 f"'{self.endpoint_url}','{self.endpoint_url}/'.",
             )
+        return self._application_of[token]
 
     def expire_tokens(self) -> None:
         """Revoke all tokens."""
@@ -91,20 +97,26 @@ class Login:
                 "unsupported_grant_type",
                 f"AADSTS70003: The app requested an unsupported grant type '{form.get('grant_type')}'.",
             )
-        if form.get("client_id") != self.client_id:
+        client_id = form.get("client_id", "")
+        credentials = self.federated_credentials(client_id)
+        if client_id != self.client_id and credentials is None:
             return _refused(
                 "unauthorized_client",
                 "AADSTS700016: Application with identifier "
-                f"'{form.get('client_id')}' was not found in the directory '{self.tenant_id}'.",
+                f"'{client_id}' was not found in the directory '{self.tenant_id}'.",
             )
         if form.get("client_assertion_type") == ASSERTION_TYPE:
-            if form.get("client_assertion") != self.federated_token:
+            assertion = form.get("client_assertion", "")
+            if credentials is not None:
+                if refused := _unmatched(assertion, credentials):
+                    return refused
+            elif assertion != self.federated_token:
                 return _refused(
                     "invalid_client",
                     "AADSTS700213: No matching federated identity record found for presented assertion subject.",
                     401,
                 )
-        elif form.get("client_secret") != self.client_secret:
+        elif client_id != self.client_id or form.get("client_secret") != self.client_secret:
             return _refused(
                 "invalid_client",
                 "AADSTS7000215: Invalid client secret provided. Ensure the "
@@ -119,7 +131,7 @@ class Login:
                 "token_type": "Bearer",
                 "expires_in": self.token_lifetime,
                 "ext_expires_in": self.token_lifetime,
-                "access_token": self._new_token(audience),
+                "access_token": self._new_token(audience, client_id),
             }
         )
 
@@ -132,7 +144,7 @@ class Login:
         resource = request.query.get("resource", "")
         return answered(
             {
-                "access_token": self._new_token(resource),
+                "access_token": self._new_token(resource, self.client_id),
                 "client_id": self.client_id,
                 "expires_in": str(self.token_lifetime),
                 "expires_on": str(int(time.time()) + self.token_lifetime),
@@ -141,7 +153,7 @@ class Login:
             }
         )
 
-    def _new_token(self, audience: str) -> str:
+    def _new_token(self, audience: str, client_id: str) -> str:
         now = int(time.time())
         claims = {
             "aud": audience,
@@ -149,8 +161,8 @@ class Login:
             "iat": now,
             "nbf": now,
             "exp": now + self.token_lifetime,
-            "appid": self.client_id,
-            "oid": self.client_id,
+            "appid": client_id,
+            "oid": client_id,
             "tid": self.tenant_id,
             "uti": uuid.uuid4().hex,
         }
@@ -164,6 +176,7 @@ class Login:
         )
         self._expiry_of[token] = now + self.token_lifetime
         self._audience_of[token] = audience
+        self._application_of[token] = client_id
         return token
 
     def _endpoints(self, api_version: str) -> dict | list:
@@ -215,6 +228,34 @@ class Login:
             f'error="invalid_token", error_description="{message}"'
         )
         return ArmError(401, code, message, headers={"WWW-Authenticate": challenge})
+
+
+def _unmatched(assertion: str, credentials: list[dict]) -> Answer | None:
+    """The answer to an assertion that no federated credential fits; None if one does. Issuer, subject and audience must
+    all be equal (learn.microsoft.com/entra/workload-id/workload-identity-federation).
+
+    The texts are in Azure/azure-workload-identity#1200, which has both the one about the issuer and that about the
+    subject.
+    """
+    payload = assertion.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    (audience,) = claims["aud"]
+    fitting = credentials
+    for code, name, presented, is_accepted in (
+        (700211, "issuer", claims["iss"], lambda credential: credential["issuer"] == claims["iss"]),
+        (700213, "subject", claims["sub"], lambda credential: credential["subject"] == claims["sub"]),
+        (700212, "audience", audience, lambda credential: audience in credential["audiences"]),
+    ):
+        fitting = list(filter(is_accepted, fitting))
+        if not fitting:
+            return _refused(
+                "invalid_client",
+                f"AADSTS{code}: No matching federated identity record found for presented assertion {name} "
+                f"'{presented}'. Check your federated identity credential Subject, Audience and Issuer against the "
+                "presented assertion.",
+                401,
+            )
+    return None
 
 
 def _refused(error: str, description: str, status: int = 400) -> Answer:

@@ -342,8 +342,18 @@ def main() -> None:
             time.sleep(BACK_OFF_SECONDS)
 
 
+# The service account of its pods, whose tokens for the cloud have the audience `openshift` (CAA's DaemonSet in
+# controllers/peerpods.go of SCO).
+_ACCOUNT = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts/default"
+
+
 def _sandboxes(api: Api, kubeconfig: str, directory: Path) -> Sandboxes:
-    vms = cloud_of(os.environ)
+    def token() -> str:
+        requested = {"audiences": ["openshift"], "expirationSeconds": 3600}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": requested}
+        return api.request("POST", f"{_ACCOUNT}/token", body)["status"]["token"]
+
+    vms = cloud_of(os.environ, token)
     if vms is None:
         raise SystemExit("The environment names no cloud.")
     server = config.kube_config.new_client_from_config(kubeconfig).configuration.host

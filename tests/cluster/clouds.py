@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.azure_arm import AzureArm
+from tests.azure_arm import AzureArm, roles
 
 from . import aws, azure, openshift
 from .binaries import binaries
 from .images import IMAGES, build_images
-from .launcher import Cluster
+from .launcher import API_AUDIENCE, Cluster
 from .processes import free_ports
 from .releases import NEWEST
 
@@ -34,12 +34,25 @@ class Cloud:
     ports_opened: Callable[[], list[str]]
 
 
-def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
+# Whose tokens each cloud trusts, if a cluster is installed with tokens: a URL as ccoctl creates it.
+ISSUERS = {
+    "aws": f"https://{openshift.INFRASTRUCTURE_NAME}-oidc.s3.{aws.REGION}.amazonaws.com",
+    "azure": f"https://{openshift.INFRASTRUCTURE_NAME.replace('-', '')}oidc.blob.core.windows.net/oidc",
+}
+
+
+def start_aws(directory: Path, workers: int, stack: ExitStack, *, has_tokens: bool = False) -> Cloud:
     """moto, until `stack` is closed."""
     moto = aws.Moto(directory)
     stack.callback(moto.processes.stop)
     side = aws.create_cloud_side(moto, workers)
-    aws.create_image_resources(moto)
+    if has_tokens:
+        # ccoctl creates it; the image job creates the bucket and the role of the import itself.
+        moto.client("iam").create_open_id_connect_provider(
+            Url=ISSUERS["aws"], ClientIDList=["openshift", "sts.amazonaws.com"], ThumbprintList=[]
+        )
+    else:
+        aws.create_image_resources(moto)
 
     def ports_opened() -> list[str]:
         (group,) = moto.client("ec2").describe_security_groups(GroupIds=[side.worker_group_id])["SecurityGroups"]
@@ -53,9 +66,12 @@ def start_aws(directory: Path, workers: int, stack: ExitStack) -> Cloud:
     return Cloud("aws", aws.REGION, side.workers, None, moto.environment, ports_opened)
 
 
-def start_azure(directory: Path, workers: int, stack: ExitStack) -> Cloud:
+def start_azure(directory: Path, workers: int, stack: ExitStack, *, has_tokens: bool = False) -> Cloud:
     """The ARM emulator, until `stack` is closed. One of its rules denies all traffic that no other rule allows."""
     arm = stack.enter_context(AzureArm(directory))
+    if has_tokens:
+        # To assign the roles of an identity.
+        arm.permissions = [roles.OWNER]
     side = azure.create_cloud_side(arm, workers)
 
     def rules() -> dict[str, dict]:
@@ -81,19 +97,25 @@ CLOUDS = {"aws": start_aws, "azure": start_azure}
 
 
 @contextmanager
-def bare_cluster(name: str, workers: int, runtime: str, operator: str = NEWEST) -> Iterator[tuple[Cluster, Cloud]]:
+def bare_cluster(
+    name: str, workers: int, runtime: str, operator: str = NEWEST, *, has_tokens: bool = False
+) -> Iterator[tuple[Cluster, Cloud]]:
     """A cluster with `workers` workers in a cloud of CLOUDS, as an installer leaves it.
 
     The head of the channel `stable` is the release `operator`. The newest release deploys its own webhook, as all
     releases do; older ones do not deploy it here, so that the webhook of the collection is tested. The controllers
-    (operators.py) and one real node (kubelet.py) run; the node runs pods with podman or as processes.
+    (operators.py) and one real node (kubelet.py) run; the node runs pods with podman or as processes. `has_tokens`: the
+    cluster was installed with short-lived credentials, so that the cloud trusts the tokens of its service accounts.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="osc-peerpods-")))
         binaries()
-        cloud = CLOUDS[name](directory / name, workers, stack)
-        cluster = stack.enter_context(Cluster(directory / "cluster", has_pod_network=True))
+        cloud = CLOUDS[name](directory / name, workers, stack, has_tokens=has_tokens)
+        issuer = ISSUERS[name] if has_tokens else API_AUDIENCE
+        cluster = stack.enter_context(Cluster(directory / "cluster", has_pod_network=True, issuer=issuer))
         openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False)
+        if has_tokens:
+            openshift.use_tokens(cluster, issuer)
         webhook = _images(runtime)["webhook"] if operator == NEWEST else ""
         openshift.start_stand_ins(
             cluster, runtime, operator, webhook_image=webhook, cloud_environment=cloud.environment

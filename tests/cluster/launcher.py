@@ -26,6 +26,9 @@ from .processes import Processes, free_ports, wait_for
 # Service (--enable-aggregator-routing).
 SERVICE_NETWORK = "172.30.0.0/16"
 
+# The audience of the tokens with which service accounts log in to the API server.
+API_AUDIENCE = "https://kubernetes.default.svc"
+
 # kwok simulates the nodes with this annotation.
 FAKE_NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
@@ -58,8 +61,10 @@ AUDIT_POLICY = {
 class Cluster:
     """One running control plane. Use it as a context manager, or call `stop`."""
 
-    def __init__(self, directory: Path | None = None, *, has_pod_network: bool = False):
+    def __init__(self, directory: Path | None = None, *, has_pod_network: bool = False, issuer: str = API_AUDIENCE):
         self._temporary = None
+        # Of the tokens of service accounts.
+        self.issuer = issuer
         # Whether the API server reaches nodes, pods and Services by the network of pod_network.py.
         self.has_pod_network = has_pod_network
         if directory is None:
@@ -225,7 +230,8 @@ class Cluster:
                 "--anonymous-auth=false",
                 "--authorization-mode=Node,RBAC",
                 f"--service-cluster-ip-range={SERVICE_NETWORK}",
-                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-issuer={self.issuer}",
+                f"--api-audiences={API_AUDIENCE}",
                 f"--service-account-key-file={service_account_key}",
                 f"--service-account-signing-key-file={service_account_key}",
                 "--enable-aggregator-routing=true",

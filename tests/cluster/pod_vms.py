@@ -14,6 +14,7 @@ gateway is not evaluated.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import os
@@ -85,12 +86,15 @@ class PodVms(Protocol):
         """Whether the VM reaches a registry on the Internet."""
 
 
-def cloud_of(environment: Mapping[str, str]) -> PodVms | None:
-    """The cloud that these environment variables of a client name; None if they name none."""
+def cloud_of(environment: Mapping[str, str], token: Callable[[], str]) -> PodVms | None:
+    """The cloud that these environment variables of a client name; None if they name none.
+
+    `token` returns a token of CAA's service account, which is used with a role or a managed identity.
+    """
     if "AWS_ENDPOINT_URL" in environment:
-        return Aws(environment["AWS_ENDPOINT_URL"])
+        return Aws(environment["AWS_ENDPOINT_URL"], token)
     if "AZURE_CLOUD_ENVIRONMENT" in environment:
-        return Azure(environment["AZURE_CLOUD_ENVIRONMENT"], environment["REQUESTS_CA_BUNDLE"])
+        return Azure(environment["AZURE_CLOUD_ENVIRONMENT"], environment["REQUESTS_CA_BUNDLE"], token)
     return None
 
 
@@ -107,8 +111,9 @@ def _tags(settings: Mapping[str, str]) -> dict[str, str]:
 class Aws:
     provider = "aws"
 
-    def __init__(self, endpoint_url: str):
+    def __init__(self, endpoint_url: str, token: Callable[[], str] | None = None):
         self._endpoint_url = endpoint_url
+        self._token = token
         # Creating a client takes much longer than a request.
         self._clients: dict[tuple, Any] = {}
         self._lock = threading.Lock()
@@ -257,7 +262,7 @@ class Aws:
         role_arn = secret.get("AWS_ROLE_ARN")
         if not (role_arn and secret.get("AWS_WEB_IDENTITY_TOKEN_FILE")):
             raise RejectedError(f"{failed}, no EC2 IMDS role found, operation error ec2imds: GetMetadata")
-        if not self._has_role(role_arn.rpartition("/")[2]):
+        if not self._trusts(role_arn.rpartition("/")[2]):
             raise RejectedError(
                 f"{failed}, failed to retrieve credentials, operation error STS: AssumeRoleWithWebIdentity, https "
                 "response error StatusCode: 403, RequestID: 0, api error AccessDenied: Not authorized to perform "
@@ -268,15 +273,35 @@ class Aws:
         )["Credentials"]
         return self._client_of(region, assumed["AccessKeyId"], assumed["SecretAccessKey"], assumed["SessionToken"])
 
-    def _has_role(self, name: str) -> bool:
-        """moto lets any role be assumed. Its trust policy is not evaluated here."""
+    def _trusts(self, name: str) -> bool:
+        """Whether the role exists, and one of its statements trusts the token, if there is one. moto lets any role be
+        assumed.
+
+        docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_iam-condition-keys.html ("Available keys for AWS
+        OIDC federation")
+        """
         from botocore.exceptions import ClientError
 
+        iam = self._client_of("us-east-1", "network", "network", None, "iam")
         try:
-            self._client_of("us-east-1", "network", "network", None, "iam").get_role(RoleName=name)
+            document = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]
         except ClientError:
             return False
-        return True
+        if self._token is None:
+            return True
+        providers = {each["Arn"] for each in iam.list_open_id_connect_providers()["OpenIDConnectProviderList"]}
+        claims = claims_of(self._token())
+        host = claims["iss"].removeprefix("https://")
+        return any(
+            statement["Principal"].get("Federated") in providers
+            and statement["Principal"]["Federated"].endswith(f":oidc-provider/{host}")
+            and all(
+                set(_listed(claims.get(key.removeprefix(f"{host}:")))) & set(_listed(expected))
+                for key, expected in statement.get("Condition", {}).get("StringEquals", {}).items()
+            )
+            for statement in document["Statement"]
+            if statement["Action"] == "sts:AssumeRoleWithWebIdentity"
+        )
 
     def _network(self) -> Any:
         """EC2 with an identity of its own, which reads the rules."""
@@ -343,11 +368,21 @@ def _lets_pass(entries: Iterable[Mapping[str, Any]], is_egress: bool, protocol: 
     return False
 
 
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    payload = token.split(".")[1]
+    return json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+
+
 class Azure:
     provider = "azure"
 
-    def __init__(self, endpoint_url: str, ca_file: str):
+    def __init__(self, endpoint_url: str, ca_file: str, token: Callable[[], str]):
         self._endpoint_url = endpoint_url
+        self._service_account_token = token
         self._http = urllib3.PoolManager(ca_certs=ca_file, maxsize=8, retries=False, timeout=60)
         self._tokens: dict[tuple[str, str], str] = {}
 
@@ -443,7 +478,7 @@ class Azure:
         proof = {"client_secret": key[1]}
         if not key[1]:
             # NewWorkloadIdentityCredential in azure/client.go.
-            proof = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": FEDERATED_TOKEN}
+            proof = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": self._service_account_token()}
         form = {
             "grant_type": "client_credentials",
             "client_id": secret["AZURE_CLIENT_ID"],
@@ -454,9 +489,8 @@ class Azure:
         answer = self._http.request("POST", url, body=urlencode(form))
         if answer.status >= 400:
             described = answer.json()["error_description"]
-            raise AzureError(
-                f"ClientSecretCredential authentication failed. POST {url} RESPONSE {answer.status}: {described}"
-            )
+            credential = "ClientSecretCredential" if key[1] else "WorkloadIdentityCredential"
+            raise AzureError(f"{credential} authentication failed. POST {url} RESPONSE {answer.status}: {described}")
         self._tokens[key] = answer.json()["access_token"]
         return self._tokens[key]
 
@@ -488,8 +522,6 @@ class Azure:
 
 NETWORK_VERSION = "2024-05-01"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-# The token of a service account that the emulated Azure accepts (Login.federated_token).
-FEDERATED_TOKEN = "emulated.service-account.token"
 
 
 class AzureError(Exception):

@@ -42,13 +42,20 @@ RAISED_BY = 5
 # The releases of the operator that the demo supports: one of the first generation, and the newest.
 OPERATORS = ("1.8", NEWEST)
 
+# How cloud-api-adaptor gets its credentials, in the terms of operator_install_credentials: those of the environment, or
+# a role or managed identity that the collection creates, which only the newest operator takes on both clouds.
+GIVEN, TOKEN = "given", "token"
+
 
 class Demo:
-    def __init__(self, cluster: Cluster, cloud: Cloud, runtime: str, operator: str):
+    def __init__(self, cluster: Cluster, cloud: Cloud, runtime: str, operator: str, credentials: str):
         self.cluster = cluster
         self.cloud = cloud
         self.operator = operator
+        self.credentials = credentials
         self._variables = site_variables(runtime)
+        if credentials == TOKEN:
+            self._variables["operator_install_create_identity"] = True
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict:
@@ -84,6 +91,8 @@ class Demo:
             "second_run_changed": second_run_changed,
             "ports_opened": self.cloud.ports_opened(),
             "operator": self.operator,
+            "credentials": self.credentials,
+            "credential_keys": self._credential_keys(),
             "webhook": self._webhook(),
             "agent": self._pods_of("osc-peerpods", "peerpods-node-capacity"),
         }
@@ -205,6 +214,10 @@ class Demo:
         operator_pods = self._pods_of(OPERATOR_NAMESPACE, "peer-pods-webhook")
         return {"of": "the operator", **(operator_pods or {"ready": 0, "runtime": "nothing"})}
 
+    def _credential_keys(self) -> list[str]:
+        """What the Secret of cloud-api-adaptor has."""
+        return sorted(self.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"])
+
     def _adaptors(self) -> set[str]:
         """The cloud-api-adaptor pods."""
         label = f"name={release_of(self.operator).daemon_set}"
@@ -284,6 +297,15 @@ def is_mutated(pod: dict) -> bool:
     )
 
 
+# The keys of peer-pods-secret: with a token, none of them is a secret.
+CREDENTIAL_KEYS = {
+    (GIVEN, "aws"): ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+    (GIVEN, "azure"): ["AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID"],
+    (TOKEN, "aws"): ["AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"],
+    (TOKEN, "azure"): ["AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID"],
+}
+
+
 def checks(report: dict) -> list[Check]:
     """The conditions for a successful demo."""
     slots = report["limit"] * report["nodes"]
@@ -297,6 +319,11 @@ def checks(report: dict) -> list[Check]:
             "the ports are open",
             report["ports_opened"] == ["15150/tcp", "9000/tcp", "9000/udp"],
             ", ".join(report["ports_opened"]),
+        ),
+        Check(
+            "cloud-api-adaptor has the credentials of the chosen way",
+            report["credential_keys"] == CREDENTIAL_KEYS[report["credentials"], report["cloud"]],
+            ", ".join(report["credential_keys"]),
         ),
         Check(
             "every node advertises the limit",
@@ -351,15 +378,23 @@ def main() -> int:
     if operator not in OPERATORS:
         print(f"OPERATOR={operator} is not known; choose OPERATOR={' or OPERATOR='.join(OPERATORS)}.")
         return 2
+    credentials = os.environ.get("CREDENTIALS") or GIVEN
+    if credentials not in (GIVEN, TOKEN):
+        print(f"CREDENTIALS={credentials} is not known; choose CREDENTIALS={GIVEN} or CREDENTIALS={TOKEN}.")
+        return 2
+    if credentials == TOKEN and operator != NEWEST:
+        print(f"OPERATOR={operator} takes no tokens; choose CREDENTIALS={GIVEN} or OPERATOR={NEWEST}.")
+        return 2
     started = time.monotonic()
     unwind_on_signals()
     reason = why_no_podman()
     runtime = "process" if reason else "podman"
+    has_tokens = credentials == TOKEN
     if reason:
         print(f"{reason}\nThe webhook and the agent run as processes instead.")
     print("Starting a cloud, etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok.")
-    with bare_cluster(name, WORKERS, runtime, operator) as (cluster, cloud):
-        demo = Demo(cluster, cloud, runtime, operator)
+    with bare_cluster(name, WORKERS, runtime, operator, has_tokens=has_tokens) as (cluster, cloud):
+        demo = Demo(cluster, cloud, runtime, operator, credentials)
         demo.seconds["start"] = round(time.monotonic() - started, 1)
         report = demo.run()
         demo.seconds["total"] = round(time.monotonic() - started, 1)

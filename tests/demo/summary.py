@@ -18,11 +18,12 @@ class Check:
 
 def render(report: dict, checks: list[Check]) -> str:
     seconds = report["seconds"]
+    tokens = " and tokens instead of keys" if report["credentials"] == "token" else ""
     width = max(len(check.name) for check in checks)
     lines = [
         "",
         (
-            f"osc.peerpods on {NAMES[report['cloud']]} with operator {report['operator']}: "
+            f"osc.peerpods on {NAMES[report['cloud']]} with operator {report['operator']}{tokens}: "
             f"{report['nodes']} worker nodes, {report['limit']} peer pods each"
         ),
         "",

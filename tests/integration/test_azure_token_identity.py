@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import IMAGE_ACTIONS
+from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+from azure.identity import ClientAssertionCredential
+from azure.mgmt.network import NetworkManagementClient
 
 from tests.azure_arm import AzureArm, roles
 from tests.azure_arm.ids import VMS
 from tests.playbook_runs import run_playbook
-from tests.support import JSON_OUTPUT, ROOT, ansible_environment, local_play
+from tests.support import JSON_OUTPUT, ROOT, ansible_environment, local_play, service_account_token
 
 ISSUER = "https://demooidc.blob.core.windows.net/demo"
 GROUP, NETWORK = "identity-rg", "identity-network-rg"
@@ -106,6 +109,33 @@ def test_the_next_run_completes_it(azure: AzureArm, run):
 def test_the_roles_for_an_image_are_removed(azure: AzureArm, run):
     assert run()["changes"] == changes("unassign", IMAGE_ROLES)
     assert not run()["changed"]
+
+
+def test_the_emulated_azure_accepts_the_token_that_the_credential_describes(azure: AzureArm, run):
+    """And permits what is assigned to the identity, where it is assigned."""
+    client_id = run()["identity"]["client_id"]
+    connection = {"connection_verify": str(azure.ca_file)}
+
+    def logged_in(token: str) -> ClientAssertionCredential:
+        options = {"authority": azure.endpoint_url, "disable_instance_discovery": True, **connection}
+        return ClientAssertionCredential(azure.tenant_id, client_id, lambda: token, **options)
+
+    scope = f"{azure.endpoint_url}/.default"
+    for token, error in (
+        (service_account_token("https://kubernetes.default.svc"), "AADSTS700211"),
+        (service_account_token(ISSUER, account="other"), "AADSTS700213"),
+        (service_account_token(ISSUER, audience="sts.amazonaws.com"), "AADSTS700212"),
+    ):
+        with pytest.raises(ClientAuthenticationError, match=f"{error}: No matching federated identity record found"):
+            logged_in(token).get_token(scope)
+    credential = logged_in(service_account_token(ISSUER))
+    settings = {"base_url": azure.endpoint_url, "credential_scopes": [scope], **connection}
+    groups = NetworkManagementClient(credential, azure.subscription_id, **settings).network_security_groups
+    assert list(groups.list(NETWORK)) == []
+    azure.put(f"/subscriptions/{azure.subscription_id}/resourceGroups/other-rg", {"location": "westeurope"})
+    with pytest.raises(HttpResponseError, match="does not have authorization to perform action"):
+        list(groups.list("other-rg"))
+    azure.delete(f"/subscriptions/{azure.subscription_id}/resourceGroups/other-rg")
 
 
 def test_an_identity_that_was_given_is_checked(azure: AzureArm, run, info):

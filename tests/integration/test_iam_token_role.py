@@ -12,10 +12,11 @@ import pytest
 from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.launcher import Cluster
+from tests.cluster.pod_vms import Aws, RejectedError
 from tests.ec2_proxy import ec2_proxy
 from tests.integration.site import succeed
 from tests.playbook_runs import run_playbook
-from tests.support import ROOT, ansible_environment, local_play
+from tests.support import ROOT, ansible_environment, local_play, service_account_token
 
 ISSUER = "https://demo-oidc.s3.eu-central-1.amazonaws.com"
 CLUSTER = {"cluster_name": "demo-7x2kq", "cluster_id": "uuid", "issuer": ISSUER, "region": REGION}
@@ -101,6 +102,22 @@ def test_a_role_is_created_once_with_the_permissions_for_an_image(run, info, iam
     # What the module writes is what the check requires.
     checked = info(image=True)
     assert (checked["problems"], checked["denied"], checked["unknown"]) == ([], [], "")
+
+
+def test_the_stand_in_assumes_the_role_with_the_token_that_it_trusts(moto: Moto):
+    secret = {"AWS_ROLE_ARN": ARN, "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token"}
+
+    def start(token: str) -> None:
+        Aws(moto.endpoint_url, lambda: token).start({"AWS_REGION": REGION}, secret)
+
+    start(service_account_token(ISSUER))
+    for token in (
+        service_account_token("https://kubernetes.default.svc"),
+        service_account_token(ISSUER, account="other"),
+        service_account_token(ISSUER, audience="other"),
+    ):
+        with pytest.raises(RejectedError, match="Not authorized to perform sts:AssumeRoleWithWebIdentity"):
+            start(token)
 
 
 def test_a_dry_run_simulates_the_permissions_of_the_caller(run, iam, moto: Moto):

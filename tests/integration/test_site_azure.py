@@ -18,6 +18,7 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
 from tests.integration.site import (
     NOTHING_CHANGED,
+    Reporting,
     RoleAlone,
     Site,
     as_texts,
@@ -26,7 +27,7 @@ from tests.integration.site import (
     report_on,
     succeed,
 )
-from tests.support import OPERATOR_NAMESPACE, local_play
+from tests.support import OPERATOR_NAMESPACE, ROOT, local_play
 
 CREDENTIALS = ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_SUBSCRIPTION_ID")
 ONLY_THE_OPERATOR = ("--tags", "operator_install")
@@ -42,7 +43,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 @pytest.fixture(scope="module")
 def site(arm: AzureArm) -> Iterator[Site]:
-    with Cluster() as cluster:
+    with Cluster(has_pod_network=True) as cluster:
         cloud = azure.create_cloud_side(arm, workers=3)
         status = openshift.azure_status(cloud.resource_group)
         openshift.fill(cluster, cloud.workers, azure.REGION, status)
@@ -253,6 +254,28 @@ def test_preflight_supports_the_first_generation_and_open_ports(site: Site, arm:
         "Operator 1.8.1 stores the limit in PeerPodConfig peerpodconfig-openshift; peerpodconfig-ctrl advertises it."
     )
     assert findings["other-advertisers"]["status"] == "ok"
+
+
+def test_a_verification_names_the_port_that_a_rule_denies(site: Site, arm: AzureArm, tmp_path: Path):
+    """And deletes the VM. Other causes are in test_verify.py, where the module runs without a playbook."""
+    before = set(arm.resources)
+    prefixes = dict.fromkeys(("sourceAddressPrefix", "destinationAddressPrefix", "sourcePortRange"), "*")
+    rule = {"priority": 105, "direction": "Inbound", "access": "Deny", "protocol": "Tcp", **prefixes}
+    rule_id = f"{site.cloud.nsg_id}/securityRules/deny-agent"
+    arm.put(rule_id, {"properties": {**rule, "destinationPortRange": "15150"}})
+    # The VM answers no sooner.
+    variables = {**site.variables, "report_formats": ["json"], "verify_boot_timeout": 1}
+    path = ROOT / "playbooks" / "verify.yml"
+    verification = Reporting(**{**vars(site), "playbook": path, "directory": tmp_path, "variables": variables})
+    message = failure_message(verification.run())
+    arm.delete(rule_id)
+    findings = verification.findings()
+    failed = {check: finding["cause"] for check, finding in findings.items() if finding["status"] == "error"}
+    assert failed == {"verify-agent": "port"}
+    assert "Open 15150/tcp from the nodes to the VMs" in message
+    assert "/virtualMachines/podvm-peerpods-verify-" in findings["verify-vm"]["found"]
+    assert findings["verify-deleted"]["found"] == "The VM is deleted."
+    assert set(arm.resources) == before
 
 
 def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm, tmp_path: Path):

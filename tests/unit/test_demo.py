@@ -9,6 +9,9 @@ from tests.demo.__main__ import checks, is_mutated, main
 from tests.demo.summary import render
 
 OBSERVED = {
+    "cloud": "aws",
+    "credentials": "given",
+    "credential_keys": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
     "nodes": 3,
     "limit": 10,
     "advertised_nodes": 3,
@@ -36,6 +39,8 @@ def test_each_promise_of_the_demo_is_verified():
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("credentials", "token"),
+        ("credential_keys", ["AWS_ACCESS_KEY_ID"]),
         ("nodes", 4),
         ("nodes", 0),
         ("advertised_nodes", 2),
@@ -90,6 +95,32 @@ def test_an_unknown_cloud(monkeypatch: pytest.MonkeyPatch, capsys):
     assert output == "CLOUD=gcp does not exist; the demo runs in CLOUD=aws or CLOUD=azure.\n"
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_token_is_not_accompanied_by_a_secret(cloud: str):
+    identity = {"aws": ["AWS_ROLE_ARN"], "azure": ["AZURE_CLIENT_ID"]}[cloud]
+    token = {"aws": ["AWS_WEB_IDENTITY_TOKEN_FILE"], "azure": ["AZURE_FEDERATED_TOKEN_FILE"]}[cloud]
+    subscription = {"aws": [], "azure": ["AZURE_SUBSCRIPTION_ID", "AZURE_TENANT_ID"]}[cloud]
+    keys = [*identity, *token, *subscription]
+    observed = {**OBSERVED, "cloud": cloud, "credentials": "token", "credential_keys": keys}
+    assert all(check.passed for check in checks(observed))
+    secret = {"aws": "AWS_SECRET_ACCESS_KEY", "azure": "AZURE_CLIENT_SECRET"}[cloud]
+    assert not all(check.passed for check in checks({**observed, "credential_keys": [*keys, secret]}))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "operator", "message"),
+    [
+        ("password", "1.13", "CREDENTIALS=password is not known; choose CREDENTIALS=given or CREDENTIALS=token.\n"),
+        ("token", "1.8", "OPERATOR=1.8 takes no tokens; choose CREDENTIALS=given or OPERATOR=1.13.\n"),
+    ],
+)
+def test_other_credentials(credentials: str, operator: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("CREDENTIALS", credentials)
+    monkeypatch.setenv("OPERATOR", operator)
+    assert main() == 2
+    assert capsys.readouterr().out == message
+
+
 def test_an_unknown_operator_version(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("OPERATOR", "1.10")
     assert main() == 2
@@ -107,6 +138,8 @@ def test_the_summary_names_the_cloud(cloud: str):
         "operator": "1.13",
     }
     text = render({**OBSERVED, **about}, checks(OBSERVED))
+    with_token = render({**OBSERVED, **about, "credentials": "token"}, checks(OBSERVED))
+    assert "with operator 1.13 and tokens instead of keys: 3 worker nodes" in with_token
     name = {"aws": "AWS", "azure": "Azure"}[cloud]
     assert f"osc.peerpods on {name} with operator 1.13: 3 worker nodes, 10 peer pods each" in text
     assert "webhook of the operator: 2 pods in podman" in text
