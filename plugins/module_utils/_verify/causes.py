@@ -54,18 +54,17 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         ("endpoint", rf"operation error (?!ec2imds)\w+: .*{_UNSENT}"),
         ("endpoint", rf"(?:creating an instance :|page of VM sizes|authentication failed).*{_UNSENT}"),
         # The answer. The image of the pod VMs.
-        ("image", r"InvalidAMIID|Not authorized for images|ImageId is empty|unable to get image details"),
-        ("image", r"\$AZURE_IMAGE_ID is NOT set|GalleryImageNotFound|ImageNotFound|PlatformImageNotFound"),
+        ("image", r"InvalidAMIID|Not authorized for images|unable to get image details"),
+        ("image", r"\$AZURE_IMAGE_ID is NOT set|ImageNotFound"),
         ("image", r"imageReference|galleries/\S+' .*not found|does not support .*(?:boot mode|AMD SEV-SNP)"),
-        ("image", r"architecture '[^']*' of the specified instance type|boot mode .*not supp"),
-        ("image", r"HypervisorGeneration|cannot boot Hypervisor Generation"),
+        ("image", r"architecture '[^']*' of the specified instance type|cannot boot Hypervisor Generation"),
         # The quota.
         ("quota", r"VcpuLimitExceeded|InstanceLimitExceeded|VolumeLimitExceeded|AddressLimitExceeded"),
         ("quota", r"exceeding (?:approved .*?[Qq]uota|quota limits?)|QuotaExceeded|PublicIPCountLimitReached"),
         # The capacity.
         ("capacity", r"Insufficient(?:Instance|Host|Reserved\w*)?Capacity|InsufficientCapacity|SpotMaxPriceTooLow"),
         ("capacity", r"InsufficientFreeAddressesInSubnet|SubnetIsFull|does not have enough capacity for \d+ IP"),
-        ("capacity", r"SkuNotAvailable|(?:Zonal)?AllocationFailed|OverconstrainedA|requested (?:VM )?size .*not avail"),
+        ("capacity", r"SkuNotAvailable|(?:Zonal)?AllocationFailed|Overconstrained|requested (?:VM )?size .*not avail"),
         ("capacity", r"instance type \(\S+\) is not supported in your requested Availability Zone"),
         # The permissions.
         ("permissions", r"UnauthorizedOperation|AccessDenied|(?:Linked)?AuthorizationFailed|RequestDisallowedByPolicy"),
@@ -94,7 +93,7 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         ("port", r"dial tcp \S+:15150: (?:i/o timeout|connect: (?:no route to host|connection timed out))"),
         # The sandbox has a container of its own.
         ("container", r"is blocked by policy"),
-        ("adaptor", r"hypervisor\.sock: connect: |no runtime for \"?kata-remote|unknown or unmapped runtime handler"),
+        ("adaptor", r"hypervisor\.sock: connect: |no runtime for \"?kata-remote|failed to find runtime handler"),
     ),
     CONTAINER: (
         ("container", r"is blocked by policy|runAsNonRoot|breaks non-root policy|CreateContainerConfigError"),
@@ -103,7 +102,7 @@ _RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         # The registry answers.
         ("pull", r"x509: |invalid peer certificate|Not authorized: url|unauthorized: |no basic auth credentials"),
         ("pull", r"(?<!permission )denied: |access to the resource is denied|AccessDenied|manifest unknown"),
-        ("pull", r"toomanyrequests|ImageInspectError|InvalidImageName"),
+        ("pull", r"toomanyrequests|ImageInspectError|InvalidImageName|invalid reference format"),
         # It does not. Without a way out, packets are dropped, and the pull takes until one of the timeouts is over:
         # create_container_timeout of kata, container_create_timeout of CRI-O, or that of kubelet.
         ("egress", r"(?:[Pp]ull|registry|manifest).*(?:dns error|error sending request|no such host|i/o timeout)"),

@@ -50,6 +50,15 @@ CREATING = [
             "specified AMI. Specify an instance type and an AMI that have matching architectures, and try again.",
         ),
     ),
+    # RhinoSecurityLabs/cloudgoat#247.
+    (
+        "image",
+        ec2(
+            "InvalidParameterValue",
+            "The t2.micro instance type does not support an AMI with a boot mode of UEFI. Only instance types built on "
+            "the Nitro System support UEFI. Specify an instance type that supports UEFI, and try again.",
+        ),
+    ),
     # sky333999 in aws/amazon-cloudwatch-agent-test#256.
     (
         "quota",
@@ -59,6 +68,11 @@ CREATING = [
             "that the specified instance type belongs to. Please visit http://aws.amazon.com/contact-us/ec2-request to "
             "request an adjustment to this limit.",
         ),
+    ),
+    # docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html.
+    (
+        "quota",
+        ec2("InstanceLimitExceeded", "Your quota allows for 0 more running instance(s). You requested at least 1"),
     ),
     # commonwarexyz/monorepo#2859.
     (
@@ -86,6 +100,26 @@ CREATING = [
             "of instances.",
         ),
     ),
+    # aws/aws-parallelcluster-node#415.
+    (
+        "capacity",
+        ec2(
+            "SpotMaxPriceTooLow",
+            "Your Spot request price of 0.001 is lower than the minimum required Spot request fulfillment price of "
+            "0.0374.",
+        ),
+    ),
+    # The role of a token: aws-sdk-go-v2's WebIdentityRoleProvider, with the answer of STS in
+    # sentry-kubernetes/charts#514.
+    (
+        "permissions",
+        (
+            f"creating an instance : creating instance {VM} (<nil>): operation error EC2: RunInstances, get identity: "
+            "get credentials: failed to refresh cached credentials, failed to retrieve credentials, operation error "
+            "STS: AssumeRoleWithWebIdentity, https response error StatusCode: 403, RequestID: 0, api error "
+            "AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity"
+        ),
+    ),
     # DataDog/stratus-red-team#387.
     (
         "permissions",
@@ -103,6 +137,93 @@ CREATING = [
     (
         "settings",
         "creating an instance : failed to verify instance type: requested instance type not part of supported",
+    ),
+    # The same file, for the annotations of a pod.
+    (
+        "settings",
+        (
+            "creating an instance : failed to get instance type based on vCPU and memory annotations: no instance type "
+            "found for the given vcpus (2) and memory (18432)"
+        ),
+    ),
+    # hashicorp/terraform#10056.
+    (
+        "quota",
+        arm(
+            "409: 409 Conflict",
+            "OperationNotAllowed",
+            "Operation results in exceeding quota limits of Core. Maximum allowed: 20, Current in use: 20, Additional "
+            "requested: 2.",
+        ),
+    ),
+    # openshift/openshift-azure#2252.
+    (
+        "quota",
+        arm(
+            "400: 400 Bad Request",
+            "PublicIPCountLimitReached",
+            "Cannot create more than 20 public IP addresses for this subscription in this region.",
+        ),
+    ),
+    # jenkins-infra/helpdesk#3584.
+    (
+        "capacity",
+        arm(
+            "200: 200 OK",
+            "OverconstrainedZonalAllocationRequest",
+            "Allocation failed. VM(s) with the following constraints cannot be allocated, because the condition is too "
+            "restrictive. Please remove some constraints and try again. Constraints applied are: Availability Zone",
+        ),
+    ),
+    # loft-sh/devpod#731.
+    (
+        "image",
+        arm(
+            "400: 400 Bad Request",
+            "BadRequest",
+            "The selected VM size 'Standard_NC24ads_A100_v4' cannot boot Hypervisor Generation '1'. If this was a "
+            "Create operation please check that the Hypervisor Generation of the Image matches the Hypervisor "
+            "Generation of the selected VM Size.",
+        ),
+    ),
+    # Azure/azure-cli#32417.
+    (
+        "permissions",
+        arm(
+            "403: 403 Forbidden", "RequestDisallowedByPolicy", "Resource 'my-vmVMNic' was disallowed by policy. Policy"
+        ),
+    ),
+    # Azure/azure-sdk-for-java#2560.
+    (
+        "permissions",
+        arm(
+            "409: 409 Conflict",
+            "ScopeLocked",
+            f"The scope '/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/{VM}' cannot "
+            "perform write operation because following scope(s) are locked: '/subscriptions/s/resourceGroups/g'. "
+            "Please remove the lock and try again.",
+        ),
+    ),
+    # Azure/azure-workload-identity#1200.
+    (
+        "permissions",
+        (
+            "creating an instance : Creating instance (<nil>): beginning VM creation or update: "
+            "WorkloadIdentityCredential authentication failed. POST https://login.microsoftonline.com/t/oauth2/v2.0/"
+            "token RESPONSE 401 Unauthorized: AADSTS700213: No matching federated identity record found for presented "
+            "assertion subject 'system:serviceaccount:n:default'. Check your federated identity credential Subject, "
+            "Audience and Issuer against the presented assertion."
+        ),
+    ),
+    # F5Networks/terraform-azure-bigip-module#68.
+    (
+        "agent",
+        arm(
+            "200: 200 OK",
+            "OSProvisioningTimedOut",
+            f"OS Provisioning for VM '{VM}' did not finish in the allotted time. The VM may still finish provisioning "
+            "successfully. Please check provisioning state later.",
+        ),
     ),
     # cloud-barista/cb-spider#1558.
     (
@@ -290,6 +411,8 @@ REJECTED = "https response error StatusCode: 401, RequestID: 0, api error AuthFa
         ("permissions", "At least one of these must be SET: AWS_SECRET_ACCESS_KEY AWS_ROLE_ARN"),
         ("permissions", "$AZURE_CLIENT_ID is NOT set"),
         ("image", "$AZURE_IMAGE_ID is NOT set"),
+        # NewProvider in aws/provider.go reads the image for ROOT_VOLUME_SIZE.
+        ("image", "cloud-api-adaptor: unable to get image details"),
         ("settings", "$AZURE_SUBNET_ID is NOT set"),
         ("settings", '(CLOUD_PROVIDER is currently set to "awss")'),
         ("endpoint", f"cloud-api-adaptor: {SENDING.format('DescribeInstanceTypes')}"),
@@ -313,6 +436,11 @@ FAILED = (
 )
 RETRY = "2026/11/30 08:33:04 [adaptor/proxy] Retrying failed agent proxy connection: dial tcp 10.0.1.5:15150: {}"
 DROPPED, REFUSED = RETRY.format("i/o timeout"), RETRY.format("connect: connection refused")
+UNCHECKED = (
+    # src/runtime/virtcontainers/kata_agent.go of kata-containers, quoted in kata-containers/kata-containers#2499.
+    f"{SANDBOX}CreateContainer failed: Failed to Check if grpc server is working: rpc error: code = DeadlineExceeded "
+    "desc = timed out: unknown"
+)
 UNTRUSTED = (
     "2026/11/30 08:33:04 [adaptor/proxy] Retrying failed agent proxy connection: tls: failed to verify certificate"
 )
@@ -332,6 +460,11 @@ UNTRUSTED = (
 def test_the_last_connection_decides_between_port_and_agent(kind: str, log: list[str], events: list[dict]):
     cause = diagnose(pod("booting", events=events, adaptor={"pod": "caa", "problem": "", "log": log}))
     assert (cause.kind, cause.source) == (kind, "the log of caa")
+
+
+def test_an_agent_that_does_not_answer_the_runtime():
+    cause = diagnose(pod("booting", events=[event("FailedCreatePodSandBox", UNCHECKED)]))
+    assert (cause.kind, cause.source) == ("agent", "event FailedCreatePodSandBox")
 
 
 def test_without_the_log_an_unreachable_vm_is_reported_as_unreachable():
@@ -484,6 +617,30 @@ DNS = "error sending request for url (https://quay.io/v2/): client error (Connec
             "Failed",
             "Error: container has runAsNonRoot and image has non-numeric user (app), cannot verify user is non-root",
         ),
+        # The same file, for an image that names a user, and a pod that has runAsUser 0.
+        (
+            "container",
+            "Failed",
+            f'Error: container\'s runAsUser breaks non-root policy (pod: "{POD}_demo(3f2b8a0e)", container: v)',
+        ),
+        # cri-o/cri-o#5282.
+        (
+            "pull",
+            "Failed",
+            (
+                'Failed to pull image "docker.io/a/b:1": reading manifest 1 in docker.io/a/b: toomanyrequests: You '
+                "have reached your pull rate limit."
+            ),
+        ),
+        # FootprintAI/Containarium#1524: pkg/kubelet/images/image_manager.go of kubernetes/kubernetes.
+        (
+            "pull",
+            "InspectFailed",
+            (
+                'Failed to apply default image tag "images:ubuntu/24.04": couldn\'t parse image name '
+                '"images:ubuntu/24.04": invalid reference format'
+            ),
+        ),
         # openshift/sandboxed-containers-operator#426.
         ("pull", "Failed", "Pulling image separately not support on main. It is required to use the nydus-snapshotter"),
     ],
@@ -602,6 +759,8 @@ def test_a_pull_that_only_the_status_of_the_container_reports():
             "for "
             '"kata-remote" is configured'
         ),
+        # ValidateRuntimeHandler in internal/oci/oci.go of CRI-O, as in kata-containers/runtime#1931.
+        f"{SANDBOX}failed to find runtime handler kata-remote from runtime list map[runc:0xc00001da70]",
     ],
 )
 def test_cloud_api_adaptor_may_start_later(message: str):
