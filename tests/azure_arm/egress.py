@@ -20,8 +20,8 @@ LOCALIZED = {
     "NatGateways": "Nat Gateways",
     "RouteTables": "Route Tables",
 }
-# The first is in issues of openshift/openshift-azure (2252) and of MicrosoftDocs/azure-docs (106096), the others are by
-# its pattern.
+# The first is in issues of openshift/openshift-azure (2252) and of MicrosoftDocs/azure-docs (106096). The other two are
+# in no public text and follow its pattern: a client may show them, and must not depend on their codes.
 _LIMIT_CODES = {
     "PublicIPAddresses": ("PublicIPCountLimitReached", "public IP addresses"),
     "NatGateways": ("NatGatewayCountLimitReached", "NAT gateways"),
@@ -92,7 +92,8 @@ def complete_public_ip(new: dict, before: dict | None, taken: int) -> None:
     if properties["publicIPAllocationMethod"] != "Static":
         raise ArmError(
             400,
-            "StandardSkuPublicIPAddressesMustBeStatic",
+            # As `az network public-ip create` prints it.
+            "StandardAndStandardV2SkuPublicIPAddressesMustBeStatic",
             f"Standard sku publicIp {new['id']} must have AllocationMethod set to Static.",
         )
     properties.setdefault("publicIPAddressVersion", "IPv4")
@@ -109,21 +110,30 @@ def complete_nat_gateway(new: dict, before: dict | None, others: Iterable[dict])
     sku = new.setdefault("sku", {"name": "Standard"})
     sku.setdefault("tier", "Regional")
     if before and before.get("zones") != new.get("zones"):
-        # "Zones can't be changed, updated, or created for NAT gateway after deployment."
+        # "Zones can't be changed, updated, or created for NAT gateway after deployment." Azure/AzOps#701 has the text.
+        old_zones, new_zones = (", ".join(each.get("zones") or ["NoZone"]) for each in (before, new))
         raise ArmError(
             400,
             "ResourceAvailabilityZonesCannotBeModified",
-            f"Resource {new['id']} has an existing availability zone constraint and the request has another. Zones "
-            "cannot be added/updated/removed once the resource is created.",
+            f"Resource {new['id']} has an existing availability zone constraint {old_zones} and the request has "
+            f"availability zone constraint {new_zones}, which do not match. Zones cannot be added/updated/removed once "
+            "the resource is created. The resource cannot be updated from regional to zonal or vice-versa.",
         )
     if len(new.get("zones") or ()) > 1:
+        # hashicorp/terraform-provider-azurerm#21696, of which the code is not public.
         raise unparsable("A Standard NAT gateway has at most one zone. Path 'zones'.")
     used = {
         address["id"].lower(): other["id"] for other in others for address in other["properties"]["publicIpAddresses"]
     }
     for address in properties.setdefault("publicIpAddresses", []):
         if user := used.get(address["id"].lower()):
-            raise ArmError(400, "PublicIPAddressInUse", f"Resource {user} is using public IP address {address['id']}.")
+            # gardener/gardener-extension-provider-azure#757.
+            raise ArmError(
+                400,
+                "PublicIPAddressInUse",
+                f"Resource {new['id']} is referencing public IP address {address['id']} that is already allocated to "
+                f"resource {user}.",
+            )
     properties.setdefault("idleTimeoutInMinutes", 4)
     old = before["properties"] if before else {}
     properties["resourceGuid"] = old.get("resourceGuid", str(uuid.uuid4()))
@@ -136,10 +146,14 @@ def stored_route(name: str, properties: dict) -> dict:
         raise unparsable("Required property 'addressPrefix' not found. Path 'properties'.")
     if hop not in NEXT_HOPS:
         raise unparsable(f"Error converting value \"{hop}\" to type 'RouteNextHopType'. Path 'properties.nextHopType'.")
-    if (hop == "VirtualAppliance") != bool(properties.get("nextHopIpAddress")):
+    if hop == "VirtualAppliance" and not properties.get("nextHopIpAddress"):
+        # hashicorp/terraform-provider-azurerm#20365.
         raise ArmError(
             400,
-            "RouteNextHopIpAddressInvalid",
-            f"Route {name} must have a next hop IP address if and only if its next hop is a VirtualAppliance.",
+            "MissingNextHopIpAddress",
+            f"NextHopIpAddress cannot be Null or Empty in route {name} when NextHopType is VirtualAppliance.",
         )
+    if hop != "VirtualAppliance" and properties.get("nextHopIpAddress"):
+        # XenitAB/terraform-modules#303, of which the code is not public.
+        raise unparsable(f"Only a VirtualAppliance has a next hop IP address. Path 'properties.routes.{name}'.")
     return {"provisioningState": "Succeeded", "hasBgpOverride": False, **properties}

@@ -55,19 +55,18 @@ def _complete_definition(properties: dict[str, Any], old: dict[str, Any]) -> Non
     properties.setdefault("architecture", "x64")
     changed = next((key for key in FIXED if old and old.get(key) != properties[key]), None)
     if changed:
-        raise ArmError(
-            409,
-            "PropertyChangeNotAllowed",
-            f"Changing property 'galleryImage.properties.{changed}' is not allowed.",
-        )
+        # hashicorp/packer-plugin-azure#65.
+        target = f"galleryImage.properties.{changed}"
+        raise ArmError(409, "PropertyChangeNotAllowed", f"Changing property '{target}' is not allowed.", target=target)
 
 
 def _complete_version(name: str, properties: dict[str, Any], location: str) -> None:
     numbers = name.split(".")
     if len(numbers) != 3 or not all(part.isdecimal() and int(part) <= LARGEST for part in numbers):
+        # hashicorp/packer-plugin-azure#187.
         raise _invalid(
-            f"The gallery image version name '{name}' is invalid. It must follow Major(int).Minor(int).Patch(int), "
-            "each at most 2147483647.",
+            "The image version name is invalid. The image version name should follow Major(int).Minor(int).Patch(int) "
+            "format, where int is between 0 and 2,147,483,647 (inclusive). For e.g: 1.0.0, 2018.12.1 etc.",
             "galleryImageVersionName",
         )
     storage = properties.get("storageProfile") or {}
@@ -152,11 +151,13 @@ def _regions(version: dict) -> Iterable[str]:
 
 def require_empty(nested: list[str]) -> None:
     if nested:
+        # gardenlinux/gardenlinux#2036 and jenkins-infra/azure#1544.
+        names = ", ".join(each.partition("/providers/")[2] for each in nested)
         raise ArmError(
             409,
             "CannotDeleteResource",
             f"Cannot delete resource while nested resources exist. Some existing nested resource IDs include: "
-            f"'{nested[0]}'. Please delete all nested resources before deleting this resource.",
+            f"'{names}'. Please delete all nested resources before deleting this resource.",
         )
 
 
@@ -169,4 +170,4 @@ def _required(target: str) -> ArmError:
 
 
 def _invalid(message: str, target: str) -> ArmError:
-    return ArmError(400, "InvalidParameter", f"{message} Target: '{target}'.")
+    return ArmError(400, "InvalidParameter", message, target=target)

@@ -167,14 +167,16 @@ class Identities:
         if parent not in self.stored:
             raise ArmError(404, "ParentResourceNotFound", f"The parent resource of '{path}' was not found.")
         properties = (json.loads(request.content) or {}).get("properties") or {}
-        for key in ("issuer", "subject", "audiences"):
-            if not properties.get(key):
-                raise ArmError(400, "BadRequest", f"The property '{key}' of the federated credential is required.")
+        if not all(map(properties.get, ("issuer", "subject", "audiences"))):
+            # zioproto/istio-aks-example#6.
+            message = "Federated Identity Credential must specify 'issuer', 'subject' and 'audience'."
+            raise ArmError(400, "BadRequest", f"The request format was unexpected. {message}")
         siblings = {k: b for k, b in self.stored.items() if k.startswith(f"{parent}/") and k != path.lower()}
         if len(siblings) >= MOST_CREDENTIALS:
-            raise ArmError(400, "BadRequest", "Too many federated identity credentials.")
+            raise ArmError(400, "BadRequest", "Too many Federated Identity Credentials.")
         pair = (properties["issuer"], properties["subject"])
         if pair in [(b["properties"]["issuer"], b["properties"]["subject"]) for b in siblings.values()]:
+            # Azure/bicep-types-az#2029.
             raise ArmError(409, "Conflict", "Issuer and subject combination already exists for this Managed Identity.")
         return {"properties": {key: properties[key] for key in ("issuer", "subject", "audiences")}}
 
@@ -232,6 +234,7 @@ class Identities:
             case "PUT":
                 new = self._new_assignment(scope, str(name), json.loads(request.content))
                 if before and before["properties"] != new["properties"]:
+                    # Azure/Azure-Landing-Zones#2040.
                     message = "Tenant ID, application ID, principal ID, and scope are not allowed to be updated."
                     raise ArmError(400, "RoleAssignmentUpdateNotPermitted", message)
                 self.stored[path.lower()] = {"id": path, **new}

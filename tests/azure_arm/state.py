@@ -583,14 +583,15 @@ class State:
             )
 
     def _require_one_network(self, gateway_id: str, network_id: str) -> None:
-        """ "NAT gateway can't span beyond a single virtual network." """
+        """ "NAT gateway can't span beyond a single virtual network." microsoft/azure_arc#3288 has the error."""
         for subnet in self._users(self.stored[gateway_id.lower()], ids.SUBNETS):
             if not subnet["id"].lower().startswith(f"{network_id.lower()}/"):
                 raise ArmError(
                     400,
                     "NatGatewayCannotBeUsedBySubnetsBelongingToDifferentVirtualNetworks",
-                    f"NAT gateway {gateway_id} cannot be used by subnets of different virtual networks: it is used by "
-                    f"{subnet['id']}.",
+                    f"NAT Gateway cannot be configured on multiple virtual networks. NAT Gateway {gateway_id} is "
+                    f"currently used on virtual network {subnet['id'].partition('/subnets/')[0]} and cannot be added "
+                    f"to virtual network {network_id}.",
                 )
 
     def _require_unused(self, key: str) -> None:
