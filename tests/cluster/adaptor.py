@@ -342,8 +342,8 @@ def main() -> None:
             time.sleep(BACK_OFF_SECONDS)
 
 
-# The service account of its pods, whose tokens for the cloud have the audience `openshift` (CAA's DaemonSet in
-# controllers/peerpods.go of SCO).
+# The service account of its pods, whose tokens for the cloud have the audience `openshift` (configureCAA and
+# addBoundSATokenVolume in controllers/peerpods.go of SCO).
 _ACCOUNT = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts/default"
 
 
