@@ -16,8 +16,10 @@ options:
     description:
       - >-
         A dictionary with the options without their prefix, C(certificate), C(cert_manager_issuer), C(port),
-        C(health_port), C(replicas), C(target_runtime_classes) and C(extra_excluded_namespaces); and with
-        C(serves_cert_manager), which is whether the API server serves C(cert-manager.io), null if that is not known.
+        C(health_port), C(replicas), C(target_runtime_classes), C(extra_excluded_namespaces), C(client_ca) and
+        C(tls_cipher_suites); with C(tls_min_version), V(VersionTLS12) or V(VersionTLS13), null if it is not known; and
+        with C(serves_cert_manager) and C(has_service_ca), which are whether the API server serves C(cert-manager.io),
+        and whether the cluster has the service CA operator, null if that is not known.
     type: dict
     required: true
 """
@@ -36,9 +38,18 @@ _value:
   sample: [webhook_port and webhook_health_port are both 9443. Set one of them to another port.]
 """
 
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.webhook_role import webhook_problems
+
+
+def problems(options: Mapping[str, Any]) -> list[str]:
+    # What community.crypto needs, whose filters run in the same Python.
+    return webhook_problems({**options, "has_cryptography": find_spec("cryptography") is not None})
 
 
 class FilterModule:
     def filters(self) -> dict:
-        return {"webhook_problems": webhook_problems}
+        return {"webhook_problems": problems}

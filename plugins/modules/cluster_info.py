@@ -326,6 +326,18 @@ details:
         one.
       type: dict
       sample: {certificate: auto, cert_manager_issuer: {}}
+    service_ca:
+      description: >-
+        Whether the cluster has the service CA operator, which can issue the certificate of the role webhook; null if
+        that could not be read.
+      type: bool
+      sample: true
+    tls_min_version:
+      description: >-
+        The minimum TLS version that the role webhook uses with C(webhook_tls_min_version=auto), by the TLS profile of
+        OpenShift; null if that could not be read.
+      type: str
+      sample: VersionTLS12
     cert_manager:
       description: Whether the API server serves C(cert-manager.io).
       type: bool
@@ -610,6 +622,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster im
     describe,
     details,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import API_SERVER_PATH, FACTS
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.permissions import (
     ACCESS_REVIEWS_PATH,
     CLUSTER_ADMIN_REVIEW,
@@ -701,6 +714,8 @@ def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None,
             read_credentials(cluster, platform, operator_namespace) if params["credentials"] else None
         ),
         "advertisers": lambda: read_advertisers(cluster, nodes),
+        "service_ca": lambda: cluster.get(FACTS["service_ca"][0]),
+        "api_server": lambda: cluster.get(API_SERVER_PATH),
         **(of_openshift if platform else {}),
     }
     with ThreadPoolExecutor(READS_AT_A_TIME) as pool:

@@ -210,6 +210,9 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
         "validating_admission_policy": True,
         # Tests of other roles may add the APIs.
         "image_builds": served_groups(cluster) >= {"build.openshift.io", "image.openshift.io"},
+        # Tests of other roles may add its namespace.
+        "service_ca": details["service_ca"],
+        "tls_min_version": "VersionTLS12",
         "cert_manager": "cert-manager.io" in served_groups(cluster),
         "webhook_options": {},
         "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},

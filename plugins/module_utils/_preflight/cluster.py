@@ -16,6 +16,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_mutating_policies,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION, WEBHOOK
+from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology import (
     describe_aro,
     describe_mirrors,
@@ -170,6 +171,8 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "webhooks": _webhooks(readings.get("webhooks")),
         "webhook_options": _webhook_options(readings.get("webhooks")),
         "cert_manager": None if groups is None else CERT_MANAGER_GROUP in groups,
+        "service_ca": FACTS["service_ca"][1](readings["service_ca"]) if "service_ca" in readings else None,
+        "tls_min_version": _tls_min_version(readings["api_server"]) if "api_server" in readings else None,
         "advertisers": readings.get("advertisers"),
         "operator": readings.get("operator"),
         "limits": readings.get("limits"),
@@ -213,6 +216,13 @@ def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:
     except ValueError:
         # The role webhook reports it.
         return {}
+
+
+def _tls_min_version(api_server: dict | None) -> str:
+    """The minimum TLS version of a webhook by OpenShift's TLS profile, as webhook_tls_profiles of the role webhook has
+    them."""
+    profile = FACTS["tls_profile"][1](api_server)
+    return "VersionTLS12" if profile in (None, "Old", "Intermediate") else "VersionTLS13"
 
 
 def _catalog(package: dict) -> dict:

@@ -207,6 +207,8 @@ def test_details_of_an_old_api_server_without_an_operator():
         "webhooks": None,
         "webhook_options": None,
         "cert_manager": None,
+        "service_ca": None,
+        "tls_min_version": None,
         "advertisers": None,
         "operator": None,
         "limits": None,
@@ -238,6 +240,23 @@ def test_the_registration_has_the_options_of_its_webhook(annotations: dict | Non
     described = details({"webhooks": webhooks, "groups": {"cert-manager.io"}}, {})
     assert (described["webhook_options"], described["cert_manager"]) == (options, True)
     assert details({"webhooks": [], "groups": set()}, {})["cert_manager"] is False
+
+
+def test_what_decides_about_the_certificate_and_the_tls_version_of_the_webhook():
+    profiles = {
+        "Old": "VersionTLS12",
+        "Intermediate": "VersionTLS12",
+        "Modern": "VersionTLS13",
+        "Custom": "VersionTLS13",
+    }
+    found = {
+        profile: details({"api_server": {"spec": {"tlsSecurityProfile": {"type": profile}}}}, {})["tls_min_version"]
+        for profile in profiles
+    }
+    assert found == profiles
+    read = details({"api_server": None, "service_ca": {"metadata": {}}}, {})
+    assert (read["tls_min_version"], read["service_ca"]) == ("VersionTLS12", True)
+    assert details({"service_ca": None}, {})["service_ca"] is False
 
 
 def test_a_catalog_has_the_head_of_each_channel():
