@@ -93,14 +93,14 @@ _value:
     image_settings:
       description: >-
         The ConfigMap with the settings of the image job, the keys that are written to it, and whether it gets the label
-        of this collection. Without keys, the operator creates it. C(bucket) is the S3 bucket that the job creates,
-        empty if it creates none.
+        of this collection. Without keys, the operator creates it. Of C(buckets), C(created) is the S3 bucket that the
+        job creates, C(needed) the one that it requires to exist, and C(default) the name that it uses by default.
       type: dict
       sample:
         name: aws-podvm-image-cm
         data: {PODVM_IMAGE_URI: "oci::quay.io/example/podvm:1.0"}
         is_own: true
-        bucket: podvm-image-262093934.0.1
+        buckets: {created: podvm-image-262093934.0.1, needed: "", default: podvm-image-262093934.0.1}
     secret:
       description: >-
         The keys of C(peer-pods-secret) that are written, null if one is removed. Empty if the Secret is kept, or if the

@@ -135,6 +135,13 @@ denied:
   type: list
   elements: str
   sample: []
+unusable:
+  description: >-
+    Whether the module failed because the bucket or the role exists and cannot be used, not because it could not be
+    read.
+  returned: failure
+  type: bool
+  sample: false
 unknown:
   description: Why it could not be simulated, as a sentence, else empty.
   returned: with O(dry_run=true)
@@ -148,7 +155,7 @@ from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.import_client import VmImport
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.import_client import UnusableError, VmImport
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import simulate_caller
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
     Target,
@@ -174,7 +181,7 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
     bucket, role = client.bucket(target), client.role(target.policy)
     if params["state"] == "present":
         if problems := list(import_problems(target, bucket, role)):
-            raise Ec2Error(" ".join(problems))
+            raise UnusableError(" ".join(problems))
         changes = plan_import(target, bucket, role)
     else:
         kept = client.kept(target) if is_ours(target, bucket) else []
@@ -214,7 +221,8 @@ def main() -> None:
         client = VmImport(module)
         result = run(module, client)
     except Ec2Error as error:
-        module.fail_json(**failed_after(error, client.changes if client else []))
+        unusable = isinstance(error, UnusableError)
+        module.fail_json(**failed_after(error, client.changes if client else []), unusable=unusable)
     module.exit_json(**result)
 
 

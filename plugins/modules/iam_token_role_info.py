@@ -40,9 +40,16 @@ options:
     default: openshift-sandboxed-containers-operator
   image:
     description:
-      - Whether to check the permissions to create an image of the VMs.
+      - Whether to check the permissions of O(role_arn) to create an image of the VMs.
     type: bool
     default: false
+  bucket:
+    description:
+      - >-
+        Without O(role_arn), the S3 bucket of the image job. If it is set, the permissions that the job needs with these
+        credentials are checked as well. The job then creates neither the bucket nor the role C(vmimport).
+    type: str
+    default: ""
 notes:
   - >-
     The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole) and C(iam:SimulatePrincipalPolicy); without
@@ -101,7 +108,12 @@ from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleA
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.iam import Iam
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import actions_of, image_policy, vm_policy
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import (
+    actions_of,
+    image_policy,
+    import_policy,
+    vm_policy,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.simulation import denied_actions, simulate_caller
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import (
     ROLE_ARN,
@@ -139,7 +151,11 @@ def check_credentials(module: AnsibleAWSModule) -> dict[str, Any]:
         caller = Api(module, "sts", "STS").call("GetCallerIdentity")["Arn"]
     except Ec2Error as error:
         return {"problems": [f"AWS rejects the credentials of cloud-api-adaptor. {error}"]}
-    return asdict(simulate_caller(module, caller, actions_of(vm_policy())))
+    required = actions_of(vm_policy())
+    if module.params["bucket"]:
+        for resource, actions in actions_of(import_policy(caller.split(":")[1], module.params["bucket"])).items():
+            required[resource] = [*required.get(resource, ()), *actions]
+    return asdict(simulate_caller(module, caller, required))
 
 
 def main() -> None:
@@ -149,6 +165,7 @@ def main() -> None:
             "issuer": {"type": "str", "default": ""},
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},
+            "bucket": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

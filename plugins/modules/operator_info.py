@@ -146,7 +146,28 @@ pod_vm_image:
     is_created:
       description: Whether no image is set, and a job that creates one exists.
       type: bool
-  sample: {key: PODVM_AMI_ID, id: ami-0123456789abcdef0, of_job: true, failed: "", is_created: false}
+    buckets:
+      description:
+        - The S3 buckets of the next job on AWS, by C(aws-podvm-image-cm) and by how C(peer-pods-secret) was created.
+        - Empty without one of them, and on Azure.
+      type: dict
+      contains:
+        created:
+          description: The bucket that the job creates, on which it fails if it exists.
+          type: str
+        needed:
+          description: The bucket that must exist.
+          type: str
+        default:
+          description: The name that the job uses by default.
+          type: str
+  sample:
+    key: PODVM_AMI_ID
+    id: ami-0123456789abcdef0
+    of_job: true
+    failed: ""
+    is_created: false
+    buckets: {created: podvm-image-262093934.0.1, needed: "", default: podvm-image-262093934.0.1}
 teardown:
   description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
   returned: success
@@ -375,6 +396,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
     read_plan,
     read_subscription,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_bucket import buckets_in_cluster
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     describe_catalogs,
@@ -485,7 +507,14 @@ def main() -> None:
     module.exit_json(
         changed=False,
         objects=objects,
-        pod_vm_image={**image, "failed": failed, "is_created": is_created},
+        pod_vm_image={
+            **image,
+            "failed": failed,
+            "is_created": is_created,
+            "buckets": buckets_in_cluster(
+                objects, ((subscription or {}).get("status") or {}).get("installedCSV") or ""
+            ),
+        },
         teardown={**plan_teardown(objects), "blockers": blockers},
         subscription=describe_subscription(subscription),
         install_plan=describe_plan(plan),

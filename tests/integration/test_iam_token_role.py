@@ -137,8 +137,11 @@ def test_a_dry_run_simulates_the_permissions_of_the_caller(run, iam, moto: Moto)
     assert (planned["changed"], planned["changes"][0]) == (False, "create role")
     assert (planned["denied"], planned["unknown"]) == (["iam:CreateRole"], "")
     assert "new" not in {role["RoleName"] for role in iam.list_roles()["Roles"]}
-    checked = run({"role_arn": None}, "iam_token_role_info", env=caller)
-    assert (checked["problems"], "ec2:RunInstances" in checked["denied"], checked["unknown"]) == ([], True, "")
+    checked = run({"role_arn": None, "bucket": "podvm-b"}, "iam_token_role_info", env=caller)
+    assert (checked["problems"], checked["unknown"]) == ([], "")
+    assert {"ec2:RunInstances", "ec2:ImportSnapshot", "s3:PutObject"} < {*checked["denied"]}
+    # The bucket exists.
+    assert "s3:CreateBucket" not in checked["denied"]
     # moto's own user cannot be simulated.
     unknown = run({"name": "new", "dry_run": True}, check=True)
     assert (unknown["changed"], unknown["denied"]) == (True, None)

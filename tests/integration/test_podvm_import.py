@@ -102,7 +102,8 @@ def test_a_bucket_of_another_account_is_not_used(module: Run, moto: Moto):
     failed = module(bucket="taken")
     other.delete_bucket(Bucket="taken")
     assert failed["msg"].startswith("The S3 bucket taken belongs to another AWS account, or")
-    assert failed["msg"].endswith("Set operator_install_image_bucket to another name.")
+    assert failed["msg"].endswith("as BUCKET_NAME in operator_install_image_config.")
+    assert failed["unusable"] is True
 
 
 @pytest.fixture
@@ -199,12 +200,13 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
         "ImageId"
     ]
     names = {"AMI_BASE_NAME": "podvm-mine", "AMI_VERSION": "2.0.1"}
-    config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm", "content": names}
+    config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm"}
     described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
 
-    def state(*, creates: bool) -> dict:
+    def state(*, creates: bool, **settings: str) -> dict:
         image = {"key": "PODVM_AMI_ID", "id": "", "failed": "", "is_created": creates}
-        return {"objects": [{**described, **config_map}], "catalogs": [], "subscription": None, "pod_vm_image": image}
+        objects = [{**described, **config_map, "content": {**names, **settings}}]
+        return {"objects": objects, "catalogs": [], "subscription": None, "pod_vm_image": image}
 
     facts = {
         "platform": "AWS",
@@ -230,6 +232,13 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
         show("operator_install_left_aws.removed"),
         role_tasks("plan", operator_install_state=state(creates=False), operator_install_credentials="given"),
         show("operator_install_plan.image_settings.data.BUCKET_NAME"),
+        role_tasks(
+            "plan",
+            operator_install_state=state(creates=False, BUCKET_NAME="gone"),
+            operator_install_credentials="given",
+            operator_install_image_resources=False,
+        ),
+        show("operator_install_plan.problems | select('search', 'image job')"),
     ]
     playbook = tmp_path / "play.yml"
     playbook.write_text(json.dumps(local_play({**options, "cluster_prerequisites_cluster": facts}, tasks=tasks)))
@@ -239,9 +248,11 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     (image,) = ec2.describe_images(ImageIds=[ami])["Images"]
     ec2.deregister_image(ImageId=ami)
     messages = re.findall(r'"msg": ("RESULT .*")', output)
-    without, with_problem, left, own = [json.loads(json.loads(each).removeprefix("RESULT ")) for each in messages]
+    without, with_problem, left, own, gone = [json.loads(json.loads(each).removeprefix("RESULT ")) for each in messages]
     assert (without, own) == ([], "podvm-demo-7x2kq-0f9f3c6e")
     assert [f"The image job creates the S3 bucket {bucket} itself" in each for each in with_problem] == [True]
+    # vmimport may be that of another test.
+    assert ["and it fails without what does not exist: S3 bucket gone" in each for each in gone] == [True]
     assert left == [ami, image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]]
     assert f"The S3 bucket {bucket} exists, and stays." in output
 

@@ -48,6 +48,8 @@ IMAGE_URI = "oci::quay.io/example/podvm:1.0::/image/podvm.qcow2"
 
 BUCKET = f"podvm-{openshift.INFRASTRUCTURE_NAME}-{openshift.CLUSTER_ID[:8]}"
 WITH_RESOURCES = {"operator_install_image_resources": True}
+# Without the bucket that the image job needs.
+UNCONFIRMED = ("-e", json.dumps({"operator_install_confirm_image": False}))
 IMPORT = {
     "region": aws.REGION,
     "bucket": BUCKET,
@@ -137,7 +139,7 @@ def nothing_changes(site: Site) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_changes")
 def test_a_dry_run_of_a_first_installation(initial_state, site: Site):
-    completed = site.run("--check", "--diff")
+    completed = site.run("--check", "--diff", *UNCONFIRMED)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     assert "+15150/tcp open to the group itself" in completed.stdout
     assert "Would subscribe to sandboxed-containers-operator (stable of redhat-operators)" in completed.stdout
@@ -182,12 +184,12 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
 
 def test_a_run_that_is_killed_while_the_operator_installs(site: Site):
     """The next test checks the outcome, and so for the other runs that are killed."""
-    site.run_and_kill("Wait until the nodes run kata", "--tags", "operator_install")
+    site.run_and_kill("Wait until the nodes run kata", "--tags", "operator_install", *UNCONFIRMED)
 
 
 def test_a_failed_image_job_ends_the_run_with_its_log(site: Site):
     """The credentials are given, and the bucket that the job then needs does not exist. The operator has continued."""
-    message = failure_message(site.run("--tags", "operator_install"))
+    message = failure_message(site.run("--tags", "operator_install", *UNCONFIRMED))
     assert "The job osc-podvm-image-creation of the operator, which creates the image of the pod VMs, failed" in message
     assert "The end of the log of pod osc-podvm-image-creation-" in message
     assert "Bucket podvm-image-262093934.0.1 not found or not accessible." in message

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from tests.cluster import openshift
+from tests.cluster.aws import Moto
 from tests.cluster.image_builder import IMAGINED
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import IMAGE_JOB_FAILS
@@ -171,8 +172,18 @@ def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
     assert "nothing to upgrade" in completed.stdout
 
 
-def test_a_renewal(world: World, upgrade: Upgrade):
+def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, moto: Moto):
+    """The credentials are given, and the bucket was deleted after the first image."""
     world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    on_moto = replace(upgrade, cloud_environment=moto.environment)
+    with upgrade.unchanged():
+        completed = on_moto.run_with(**{**CONFIRMED, "operator_install_confirm_image": True})
+    message = failure_message(completed)
+    assert "and it fails without what does not exist: S3 bucket podvm-image-262093934.0.1" in message
+    assert message.endswith("The KataConfig was not changed.")
+
+
+def test_a_renewal(world: World, upgrade: Upgrade):
     world.cluster.kubectl("annotate", "kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
     (before,) = upgrade.kata_configs()
     completed = upgrade.succeeds(**CONFIRMED)

@@ -32,6 +32,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import
 DEFAULT_REGION = "us-east-1"
 
 
+class UnusableError(Ec2Error):
+    """What exists cannot be used, and is not changed either."""
+
+
 class VmImport:
     """`changes` has what was written, and `caller` is the ARN of the credentials."""
 
@@ -53,7 +57,7 @@ class VmImport:
         except Ec2Error as error:
             if error.code != "403":
                 raise
-            raise Ec2Error(
+            raise UnusableError(
                 f"The S3 bucket {target.bucket} belongs to another AWS account, or these credentials lack "
                 f"s3:ListBucket for it (403). {OTHER_BUCKET}",
                 error.code,

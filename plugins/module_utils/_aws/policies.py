@@ -68,6 +68,7 @@ _BUCKET_ACTIONS = (
     "s3:GetBucketLocation",
     "s3:ListBucket",
 )
+_EXISTING_BUCKET_ACTIONS = ("s3:GetBucketAcl", "s3:GetBucketLocation", "s3:ListBucket")
 _OBJECT_ACTIONS = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 
 
@@ -87,6 +88,18 @@ def image_policy(partition: str, account: str) -> dict:
         _allow("ImageBucket", _BUCKET_ACTIONS, _BUCKET.format(partition=partition)),
         _allow("ImageObjects", _OBJECT_ACTIONS, f"{_BUCKET.format(partition=partition)}/*"),
         _allow("ListBuckets", ("s3:ListAllMyBuckets",), "*"),
+    )
+
+
+def import_policy(partition: str, bucket: str) -> dict:
+    """What that job needs with credentials that are given, for which the bucket and the role exist
+    (prepare_for_prebuilt_artifact in aws-podvm-image-handler.sh, and the operational credentials of ami-helper.sh, in
+    config/peerpods/podvm of SCO)."""
+    arn = f"arn:{partition}:s3:::{bucket}"
+    return _document(
+        _allow("ImportPodVMImage", _IMPORT_ACTIONS, "*"),
+        _allow("ImageBucket", _EXISTING_BUCKET_ACTIONS, arn),
+        _allow("ImageObjects", _OBJECT_ACTIONS, f"{arn}/*"),
     )
 
 

@@ -35,7 +35,10 @@ DISK_PATH = "/image/podvm.qcow2"
 # osbuild/bootc-image-builder, which deletes it after the import.
 BOOTC_DISK = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-disk[.]raw"
 
-OTHER_BUCKET = "Set operator_install_image_bucket to another name."
+OTHER_BUCKET = (
+    "Name another bucket: in operator_install_image_bucket, or without operator_install_image_resources as BUCKET_NAME "
+    "in operator_install_image_config."
+)
 
 
 @dataclass(frozen=True)
@@ -216,8 +219,9 @@ def import_problems(target: Target, bucket: Bucket | None, role: Role | None) ->
     if denied:
         yield (
             f"The IAM role {ROLE} exists, and osc.peerpods did not create it: it is not changed. Its policies do not "
-            f"allow {', '.join(denied)} on {target.bucket_arn}. Allow it, or set "
-            "operator_install_image_bucket to a bucket that the role may read."
+            f"allow {', '.join(denied)} on {target.bucket_arn}. Allow it, or "
+            "name a bucket that the role may read: in operator_install_image_bucket, or without "
+            "operator_install_image_resources as BUCKET_NAME in operator_install_image_config."
         )
 
 

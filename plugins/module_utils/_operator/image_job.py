@@ -26,6 +26,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress im
     elapsed,
     parse_time,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 CREATION_JOB = "osc-podvm-image-creation"
 JOB_LABEL = "job-name"
@@ -45,6 +46,11 @@ SETTLE_SECONDS = 60
 # What ami-helper.sh and S3 report about a bucket that an earlier attempt has left.
 BUCKET_LINE = re.compile(r"Create s3 Bucket named (\S+) at")
 BUCKET_EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
+
+# What aws-podvm-image-handler.sh prints when it registers an AMI of the snapshot that it has imported, and the AMI's ID
+# after that (register_ami). If EC2 rejects the registration, the ID is empty, and the snapshot stays.
+REGISTERS_LINE = re.compile(r"Registering AMI with Snapshot (snap-[0-9a-f]+)")
+REGISTERED_LINE = re.compile(r"AMI ID: ami-[0-9a-f]+")
 
 # The key of peer-pods-cm with the ID of the image, by the value of CLOUD_PROVIDER.
 IMAGE_KEYS = {"aws": "PODVM_AMI_ID", "azure": "AZURE_IMAGE_ID"}
@@ -208,6 +214,9 @@ def describe_failure(
         parts.append(f"The last events of the job and the pod:\n{redact(lines, secrets)}\n")
     if bucket := left_bucket(last_log) or left_bucket(log or ""):
         parts.append(left_bucket_problem(bucket))
+    snapshots = dict.fromkeys(each for text in (log or "", last_log) for each in left_snapshots(text))
+    if snapshots:
+        parts.append(left_snapshot_problem([*snapshots]))
     return " ".join(parts).rstrip()
 
 
@@ -239,6 +248,24 @@ def left_bucket_problem(bucket: str) -> str:
         f"The S3 bucket {bucket} exists, for example because an earlier image job has failed, and every image job that "
         "creates its bucket itself fails because of that. If nothing else uses it, delete it first: aws s3 rb "
         f"s3://{bucket} --force. Or set BUCKET_NAME in operator_install_image_config to the name of a new bucket."
+    )
+
+
+def left_snapshots(log: str) -> Iterator[str]:
+    """The snapshots that this attempt imported and registered no AMI of."""
+    begins = [*REGISTERS_LINE.finditer(log)]
+    for number, begin in enumerate(begins, 1):
+        end = begins[number].start() if number < len(begins) else len(log)
+        if not REGISTERED_LINE.search(log, begin.end(), end):
+            yield begin.group(1)
+
+
+def left_snapshot_problem(snapshots: Sequence[str]) -> str:
+    which, them = ("snapshot", "it") if len(snapshots) == 1 else ("snapshots", "them")
+    commands = "; ".join(f"aws ec2 delete-snapshot --snapshot-id {each}" for each in snapshots)
+    return (
+        f"The job imported the {which} {join_names(snapshots)} and registered no AMI of {them}. The next job imports "
+        f"another one: if no AMI uses {them}, delete {them}: {commands}."
     )
 
 

@@ -13,9 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_bucket import (
+    OCI_SINCE,
+    JobBuckets,
+    buckets_of,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
     GIVEN,
     TOKEN,
@@ -31,9 +36,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri i
 
 NAMES = {"aws": "aws-podvm-image-cm", "azure": "azure-podvm-image-cm"}
 URI_KEY = "PODVM_IMAGE_URI"
-
-# The first release whose jobs make the image of an OCI image on AWS and Azure.
-OCI_SINCE = (1, 10)
 
 # The keys that the scripts compare with "yes", and those that they compare with "true".
 YES_NO = (
@@ -102,13 +104,12 @@ _INITIAL = {
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """The ConfigMap `name`, the keys to write to it, why they cannot be used, and the S3 bucket that the job creates,
-    empty if it creates none."""
+    """The ConfigMap `name`, the keys to write to it, why they cannot be used, and the S3 buckets of its job."""
 
     name: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
-    bucket: str = ""
+    buckets: JobBuckets = field(default_factory=JobBuckets)
 
 
 def image_settings(
@@ -136,28 +137,20 @@ def image_settings(
             _bootc_problems(uri or (existing or {}).get(URI_KEY, ""), credentials_way, keys_are_temporary)
         )
     initial = _initial(platform, options["cluster_id"])
-    job_bucket = ""
-    if platform == "aws" and is_created and _creates_bucket(credentials_way, csv):
-        job_bucket = _job_bucket({**initial, **(existing or {}), **own})
-        if credentials_way == TOKEN and options["creates_identity"] and not job_bucket.startswith(BUCKET_PREFIX):
-            problems += (_outside_policy(job_bucket),)
+    buckets = JobBuckets()
+    if platform == "aws" and is_created:
+        buckets = buckets_of({**initial, **(existing or {}), **own}, credentials_way, csv)
+        if credentials_way == TOKEN and options["creates_identity"] and not buckets.created.startswith(BUCKET_PREFIX):
+            problems += (_outside_policy(buckets.created),)
+        if bucket:
+            # The role creates it before the job.
+            buckets = replace(buckets, needed="")
     if not own:
-        return ImageSettings(name, problems=problems, bucket=job_bucket)
+        return ImageSettings(name, problems=problems, buckets=buckets)
     if existing is None:
-        return ImageSettings(name, {**initial, **own}, problems, job_bucket)
+        return ImageSettings(name, {**initial, **own}, problems, buckets)
     changed = {key: value for key, value in own.items() if existing.get(key) != value}
-    return ImageSettings(name, changed, problems, job_bucket)
-
-
-def _creates_bucket(credentials_way: str, csv: str) -> bool:
-    """Whether the image job on AWS creates its bucket. Older releases need none."""
-    return not image_job_needs_bucket(credentials_way, csv) and (not csv or csv_version(csv) >= OCI_SINCE)
-
-
-def _job_bucket(settings: Mapping[str, str]) -> str:
-    """The bucket that the job uploads its disk to (prepare_for_prebuilt_artifact in config/peerpods/podvm/
-    aws-podvm-image-handler.sh)."""
-    return settings.get("BUCKET_NAME") or f"{settings.get('AMI_BASE_NAME', '')}-{settings.get('AMI_VERSION', '')}"
+    return ImageSettings(name, changed, problems, buckets)
 
 
 def _outside_policy(bucket: str) -> str:

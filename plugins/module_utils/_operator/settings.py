@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.credentials import plan_credentials
@@ -124,7 +125,7 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
             "data": image.data,
             # A teardown removes what the operator has created and this collection changed.
             "is_own": not existing.is_foreign(of_image),
-            "bucket": image.bucket,
+            "buckets": asdict(image.buckets),
         },
         "takes_over": takes_over,
         "changes_nodes": not _has(existing.content(existing.kata_config) or None, desired["kata_config"]),

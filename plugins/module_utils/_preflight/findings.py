@@ -48,7 +48,9 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, str]]:
         ),
         *cluster_findings(cluster, settings),
         *credential_findings(cluster, settings, readings.get("identity"), plan),
-        *operator_findings(plan, {entry["found"] for entry in of_image}),
+        *operator_findings(
+            plan, {text for entry in of_image for text in (entry["found"], f"{entry['found']} {entry['fix']}")}
+        ),
         *topology_findings(cluster, settings),
         *cloud_findings(cluster, settings, readings),
         *network_findings(cluster, settings, readings),

@@ -29,7 +29,8 @@ OPTIONS = {"AWS": "operator_install_podvm_ami_id", "Azure": "operator_install_az
 def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> Iterator[dict]:
     """Where the image comes from, and whether the cloud confirms one that exists.
 
-    `image` of the readings is the result of ec2_podvm_image_info or azure_podvm_image_info.
+    Of the readings, `image` is the result of ec2_podvm_image_info or azure_podvm_image_info, `image_import` that of
+    ec2_podvm_import in check mode, and `image_bucket` that of the filter image_bucket_problem.
     """
     platform = cluster["platform"]
     if platform not in CLOUDS:
@@ -37,7 +38,7 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
     given, existing = settings["image_id"], next(iter(cluster["pod_vms"]["images"]), "")
     image_id = given or existing
     if not image_id:
-        yield _created(cluster, settings, readings.get("image_import") or {})
+        yield _created(cluster, settings, readings)
         return
     source = f"{OPTIONS[platform]} is {given}." if given else f"{KEYS[platform]} of peer-pods-cm is {existing}."
     result = readings.get("image") or {}
@@ -62,24 +63,29 @@ def image_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> It
         yield finding(CHECK, "ok", f"{source} It is in the gallery of another owner, and is not read.")
 
 
-def _created(cluster: Mapping, settings: Mapping, needed: Mapping) -> dict:
-    """`needed` is the result of a dry run of ec2_podvm_import, if it ran."""
+def _created(cluster: Mapping, settings: Mapping, readings: Mapping) -> dict:
     if problem := uri_problem(settings["image_uri"]):
         return finding(CHECK, "error", problem, WHY, "Correct operator_install_image_uri.")
     of = f" of {settings['image_uri']}" if settings["image_uri"] else ""
     found = f"The operator creates the image of the pod VMs{of} when peer pods are enabled."
-    way, csv = chosen_credentials(cluster, settings).way, csv_of(cluster, settings)
-    if cluster["platform"] != "AWS" or not image_job_needs_bucket(way, csv):
+    if cluster["platform"] != "AWS":
         return finding(CHECK, "ok", found)
-    creates = settings["image_resources"]
-    if needed.get("msg"):
-        if not creates:
+    if problem := readings.get("image_bucket"):
+        is_error = settings["installs"] and settings["confirm_image"]
+        return finding(CHECK, "error" if is_error else "warning", problem["found"], RESOURCES, problem["fix"])
+    if not image_job_needs_bucket(chosen_credentials(cluster, settings).way, csv_of(cluster, settings)):
+        return finding(CHECK, "ok", found)
+    needed = readings.get("image_import") or {}
+    if not settings["image_resources"]:
+        if "changes" not in needed and needed.get("msg"):
             found = f"{found} Whether its bucket and role exist was not checked. {needed['msg']}"
             return finding(CHECK, "unknown", found)
+        return finding(CHECK, "ok", found)
+    if needed.get("msg"):
         return finding(CHECK, "error", f"{found} {needed['msg']}", RESOURCES, CREATE_OTHERWISE)
     if "changes" not in needed:
         return finding(CHECK, "ok", found)
-    if creates and needed.get("denied"):
+    if needed.get("denied"):
         return finding(
             CHECK,
             "warning",
@@ -88,19 +94,8 @@ def _created(cluster: Mapping, settings: Mapping, needed: Mapping) -> dict:
             RESOURCES,
             f"Grant them as in the guide for AWS. {MAY_BE_GRANTED}",
         )
-    if creates:
-        changes = f" This run does: {join_names(needed['changes'])}." if needed["changes"] else ""
-        return finding(CHECK, "ok", f"{found}{changes}")
-    missing = [change.removeprefix("create ") for change in needed["changes"] if change.startswith("create ")]
-    if not missing:
-        return finding(CHECK, "ok", found)
-    return finding(
-        CHECK,
-        "warning",
-        f"{found} With given credentials, its job needs what does not exist: {join_names(missing)}.",
-        RESOURCES,
-        f"Set operator_install_image_resources to true, which creates what is missing. {CREATE_OTHERWISE}",
-    )
+    changes = f" This run does: {join_names(needed['changes'])}." if needed["changes"] else ""
+    return finding(CHECK, "ok", f"{found}{changes}")
 
 
 def _otherwise(platform: str, given: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.policies import (
     actions_of,
     image_policy,
+    import_policy,
     trust_policy,
     vm_policy,
 )
@@ -50,6 +51,15 @@ def test_the_image_policy_is_that_of_its_partition():
         "arn:aws-us-gov:s3:::podvm-*",
         "arn:aws-us-gov:s3:::podvm-*/*",
     }
+
+
+def test_given_credentials_create_neither_the_bucket_nor_the_role():
+    actions = actions_of(import_policy("aws-us-gov", "mine"))
+    assert actions.keys() == {"*", "arn:aws-us-gov:s3:::mine", "arn:aws-us-gov:s3:::mine/*"}
+    of_image = {action for each in actions_of(image_policy("aws", "1")).values() for action in each}
+    needed = {action for each in actions.values() for action in each}
+    left_out = {each for each in of_image if each.startswith("iam:")}
+    assert of_image - needed == {*left_out, "s3:CreateBucket", "s3:DeleteBucket", "s3:ListAllMyBuckets"}
 
 
 # The statements of ccoctl for the CredentialsRequest of the operator (docs/token-based-credentials.md and

@@ -234,6 +234,30 @@ class TestTheDescriptionOfAFailure:
         assert "The S3 bucket podvm-image-1.0.1 exists" in describe_failure("F.", "first", retry, "", [], [])
         assert "exists" not in describe_failure("F.", "first", first, "", [], [], first)
 
+    @pytest.mark.parametrize(
+        ("log", "last_log", "expected"),
+        [
+            (
+                "Registering AMI with Snapshot snap-0a\nUnauthorizedOperation\nAMI name: a\nAMI ID: \n",
+                "",
+                "another one: if no AMI uses it, delete it: aws ec2 delete-snapshot --snapshot-id snap-0a.",
+            ),
+            (
+                "Registering AMI with Snapshot snap-0a\nAMI ID: \n",
+                "Registering AMI with Snapshot snap-0b\n",
+                "imported the snapshots snap-0a, snap-0b and registered no AMI of them.",
+            ),
+            # It belongs to the AMI.
+            ("Registering AMI with Snapshot snap-0a\nAMI ID: ami-1\nFailed to get the ami id\n", "", None),
+            ("Import Failed, exiting\n", "", None),
+        ],
+    )
+    def test_a_snapshot_that_the_job_left(self, log: str, last_log: str, expected: str | None):
+        """As register_ami of aws-podvm-image-handler.sh prints it."""
+        text = describe_failure("F.", "p", log, "", [], [], last_log)
+        assert (expected or "") in text
+        assert ("delete-snapshot" in text) is (expected is not None)
+
     def test_a_job_that_runs(self):
         assert describe_log("p", "Waiting for secret\n", "", []) == (
             "The end of the log of pod p:\n  Waiting for secret\n"

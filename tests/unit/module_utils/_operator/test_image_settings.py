@@ -34,7 +34,7 @@ def planned(
 
 
 def test_the_operator_creates_the_config_map_without_an_option():
-    assert planned() == ImageSettings("aws-podvm-image-cm")
+    assert planned(has_image=True) == ImageSettings("aws-podvm-image-cm")
     assert planned("None") == ImageSettings()
 
 
@@ -164,7 +164,27 @@ JOBS = {"way": "token"}
     ],
 )
 def test_the_bucket_that_the_job_creates(options: dict, bucket: str):
-    assert planned(**options).bucket == bucket
+    assert planned(**options).buckets.created == bucket
+
+
+@pytest.mark.parametrize(
+    ("options", "bucket"),
+    [
+        ({"way": "given"}, "podvm-image-262093934.0.1"),
+        ({"way": "given", "release": ""}, "podvm-image-262093934.0.1"),
+        ({"way": "given", "existing": {"BUCKET_NAME": "b-1"}}, "b-1"),
+        ({"way": "given", "existing": {"BUCKET_NAME": "b-1"}, "config": {"BUCKET_NAME": "b-2"}}, "b-2"),
+        # The role creates it.
+        ({"way": "given", "bucket": "b-1"}, ""),
+        ({"way": "given", "release": "1.12.0"}, ""),
+        ({"way": "given", "image_id": "ami-1"}, ""),
+        ({"way": "given", "has_image": True}, ""),
+        ({"way": "given", "platform": "Azure"}, ""),
+        (JOBS, ""),
+    ],
+)
+def test_the_bucket_that_must_exist(options: dict, bucket: str):
+    assert planned(**options).buckets.needed == bucket
 
 
 def test_a_bucket_that_the_created_role_may_not_use():

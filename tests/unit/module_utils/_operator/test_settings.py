@@ -56,6 +56,10 @@ STS = {"kataconfiguration.openshift.io/sts": "aws"}
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
+# The job requires the bucket, since the credentials are given.
+BUCKETS = {"created": "", "needed": "podvm-image-262093934.0.1", "default": "podvm-image-262093934.0.1"}
+
+
 def test_the_written_settings():
     written = settings(
         row("SIZES", ["a", "b"]),
@@ -80,7 +84,7 @@ def test_the_written_settings():
         "subscription": {},
         "kata_config": {"enablePeerPods": True},
         "changes_nodes": True,
-        "image_settings": {"name": "aws-podvm-image-cm", "data": {}, "is_own": True, "bucket": ""},
+        "image_settings": {"name": "aws-podvm-image-cm", "data": {}, "is_own": True, "buckets": BUCKETS},
         "takes_over": [],
         "closed": [],
         "problems": [],

@@ -23,6 +23,8 @@ def found(
     release: str = "1.13.0",
     creates: bool = False,
     needed: dict | None = None,
+    problem: dict | None = None,
+    installs: bool = True,
 ) -> dict:
     subscription = {"installed_csv": f"sandboxed-containers-operator.v{release}"}
     cluster = {
@@ -35,14 +37,17 @@ def found(
         "image_uri": uri,
         "image_resources": creates,
         "confirm_image": confirm,
+        "installs": installs,
         "credentials": {"requested": way, "given": [], "token": []},
     }
-    (entry,) = image_findings(cluster, settings, {"image": image or {}, "image_import": needed or {}})
+    readings = {"image": image or {}, "image_import": needed or {}, "image_bucket": problem or {}}
+    (entry,) = image_findings(cluster, settings, readings)
     return entry
 
 
 MISSING = {"changes": ["create bucket b", "create role vmimport", "put policy osc.peerpods-1"]}
 EXIST: dict = {"changes": []}
+NO_BUCKET = {"found": "The job fails without what does not exist: S3 bucket b.", "fix": "Create it."}
 REJECTED = {"failed": True, "msg": "IAM rejected GetRole."}
 
 
@@ -50,8 +55,10 @@ REJECTED = {"failed": True, "msg": "IAM rejected GetRole."}
     ("arguments", "status", "expected"),
     [
         ({"needed": EXIST}, "ok", "when peer pods are enabled."),
-        ({"needed": MISSING}, "warning", "its job needs what does not exist: bucket b, role vmimport."),
-        ({"needed": {"changes": ["put policy p"]}}, "ok", "when peer pods are enabled."),
+        ({"problem": NO_BUCKET}, "error", "The job fails without what does not exist: S3 bucket b."),
+        ({"problem": NO_BUCKET, "way": "token"}, "error", "The job fails"),
+        ({"problem": NO_BUCKET, "confirm": False}, "warning", "The job fails"),
+        ({"problem": NO_BUCKET, "installs": False}, "warning", "The job fails"),
         ({"needed": REJECTED}, "unknown", "Whether its bucket and role exist was not checked. IAM rejected GetRole."),
         ({}, "ok", "when peer pods are enabled."),
         ({"creates": True, "needed": MISSING}, "ok", "This run does: create bucket b, create role vmimport, put"),
