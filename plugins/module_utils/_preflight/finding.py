@@ -42,6 +42,7 @@ TITLES = {
     "vm-credentials": "Credentials of the VMs",
     "vm-identity": "Role or identity of the VMs",
     "cloud-credentials": "Cloud credentials",
+    "needed-ports": "Ports of peer pods",
     "ports": "Ports between the workers",
     "port-permissions": "Permission to open the ports",
     "network-acls": "Network ACLs",

@@ -14,6 +14,13 @@ WHY_EGRESS = "The VM of a peer pod pulls its images itself, so its subnet needs 
 # The endpoints that a VM pulls images of Amazon ECR through; the layers are in S3.
 ECR = ("ecr.api", "ecr.dkr", "s3")
 
+# What a worker reaches in a VM: the kata agent (DefaultListenPort in src/cloud-api-adaptor/pkg/forwarder/forwarder.go
+# of confidential-containers/cloud-api-adaptor), and the end of the tunnel, whose port is the same on both sides
+# (pkg/podnetwork/tunneler/vxlan).
+AGENT_PORT = 15150
+ENDS = {"vms": "the VMs", "workers": "the workers"}
+PORT_OPTIONS = {"AWS": "cloud_networking_ports", "Azure": "cloud_networking_security_rules"}
+
 NETWORK_OPTIONS = {
     "AWS": ("operator_install_aws_subnet_id", "operator_install_aws_security_group_ids", "operator_install_aws_vpc_id"),
     "Azure": ("operator_install_azure_subnet_id", "operator_install_azure_nsg_id"),
@@ -24,6 +31,7 @@ def network_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> 
     """The findings of the readings `subnet`, the result of ec2_subnet_usage_info or azure_subnet_usage_info, `network`,
     that of ec2_subnet_network_info or azure_subnet_network_info, and `nat_gateway`, that of a dry run of
     azure_nat_gateway."""
+    yield from _left_out(cluster["platform"], settings)
     yield from _existing(cluster["platform"], settings, readings.get("subnet") or {})
     network = readings.get("network")
     if not network or network.get("skipped"):
@@ -32,6 +40,56 @@ def network_findings(cluster: Mapping, settings: Mapping, readings: Mapping) -> 
         yield from _aws(settings, network)
     elif cluster["platform"] == "Azure":
         yield from _azure_egress(settings, network, readings.get("nat_gateway") or {})
+
+
+def _left_out(platform: str, settings: Mapping) -> Iterator[dict]:
+    """The ports that peer pods need, and the option that sets the ports by hand leaves out. Null `ports` are not
+    valid."""
+    if platform not in PORT_OPTIONS or settings["ports"] is None or "cloud_networking" not in settings["roles"]:
+        return
+    tunnel = int(settings["tunnel_port"])
+    needed = (
+        (AGENT_PORT, "tcp", "vms", "the kata agent"),
+        (tunnel, "udp", "vms", "the tunnel"),
+        (tunnel, "udp", "workers", "the tunnel"),
+    )
+    missing: dict[tuple, list[str]] = {}
+    for port, protocol, end, what in needed:
+        if not any(_has_port(entry, platform, port, protocol, end) for entry in settings["ports"]):
+            missing.setdefault((port, protocol, what), []).append(ENDS[end])
+    if missing:
+        option = PORT_OPTIONS[platform]
+        ports = [
+            f"{port}/{protocol} to {' and '.join(ends)} ({what})" for (port, protocol, what), ends in missing.items()
+        ]
+        yield finding(
+            "needed-ports",
+            "warning",
+            f"{option} leaves out {join_names(ports)}.",
+            "Workers reach the kata agent of a peer pod and its network, a tunnel by VXLAN over UDP, on these ports.",
+            f"Add them to {option}, or leave the option out. If the tunnel has another port, set "
+            "operator_install_vxlan_port to it. If other rules allow this traffic, ignore this.",
+        )
+
+
+def _has_port(entry: Mapping, platform: str, port: int, protocol: str, end: str) -> bool:
+    """Whether this port of cloud_networking_ports, or this rule of cloud_networking_security_rules, opens the port."""
+    if end not in (entry.get("to") or ENDS):
+        return False
+    if platform == "AWS":
+        return int(entry["port"]) == port and protocol in (entry.get("protocols") or ("tcp",))
+    return (
+        entry.get("access", "Allow") == "Allow"
+        and entry.get("direction", "Inbound") == "Inbound"
+        and entry.get("protocol", "Tcp") in (protocol.capitalize(), "*")
+        and any(_is_in(port, str(each)) for each in entry["destination_port_ranges"])
+    )
+
+
+def _is_in(port: int, ports: str) -> bool:
+    """Whether the port is in this range of Azure: a number, two of them, or *."""
+    first, dash, last = ports.partition("-")
+    return ports == "*" or int(first) <= port <= int(last if dash else first)
 
 
 def _existing(platform: str, settings: Mapping, answer: Mapping) -> Iterator[dict]:

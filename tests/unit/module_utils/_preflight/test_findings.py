@@ -80,6 +80,8 @@ SETTINGS = {
     "webhook_manager": "auto",
     "node_capacity_manager": "auto",
     "on_shadowed": "fail",
+    "ports": None,
+    "tunnel_port": 9000,
     "credentials": {"requested": "auto", "given": [], "token": []},
     "vm_subnet": "subnet-1",
     "vm_subnet_is_set": False,
@@ -267,9 +269,10 @@ def test_without_problems_every_check_is_ok(readings):
     all_findings = findings(readings)
     assert {finding["status"] for finding in all_findings} == {"ok"}
     checks = [finding["check"] for finding in all_findings]
-    # These are reported only for an invalid limit or option, an unreadable cluster, missing images, a served
+    # These are reported only for an invalid limit or option, an unreadable cluster, missing images or ports, a served
     # PeerPodConfig API, a role or managed identity, and Azure Red Hat OpenShift.
     unreported = {"aro", "cluster", "images", "limit", "limit-pools", "migration", "options", "vm-identity"}
+    unreported |= {"needed-ports"}
     if readings is AZURE:
         unreported |= ONLY_AWS
     assert sorted(checks) == sorted(TITLES.keys() - unreported)

@@ -6,7 +6,22 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.network_findings import network_findings
 
 CLUSTER = {"platform": "AWS", "region": "eu-central-1"}
-SETTINGS = {"vm_subnet": "subnet-a", "vm_subnet_is_set": False, "worker_subnets": ["subnet-a"]}
+OPENED = [
+    {"port": 15150, "protocols": ["tcp"], "to": ["vms"]},
+    {"port": "9000", "protocols": ["tcp", "udp"], "to": ["vms", "workers"]},
+]
+RULES = [
+    {"destination_port_ranges": ["15150"], "to": ["vms"]},
+    {"protocol": "Udp", "destination_port_ranges": ["9000"]},
+]
+SETTINGS = {
+    "vm_subnet": "subnet-a",
+    "vm_subnet_is_set": False,
+    "worker_subnets": ["subnet-a"],
+    "ports": None,
+    "tunnel_port": "9000",
+    "roles": ["cloud_networking"],
+}
 AWS = {
     "subnets": [{"id": "subnet-a", "availability_zone": "eu-central-1a"}],
     "missing": [],
@@ -230,7 +245,7 @@ DROPPED = {
 
 
 def azure_egress(change: dict, nat_gateway: dict | None = None, requested: bool = False) -> dict:
-    settings = {"vm_subnet": "/s/subnets/workers", "azure_nat_gateway": requested}
+    settings = {**SETTINGS, "vm_subnet": "/s/subnets/workers", "azure_nat_gateway": requested}
     readings = {"network": {**AZURE, **change}, "nat_gateway": nat_gateway}
     (finding,) = network_findings({"platform": "Azure", "region": "westeurope"}, settings, readings)
     assert finding["check"] == "egress"
@@ -297,3 +312,48 @@ def test_a_subnet_on_azure_that_cannot_be_read():
     readings = {"network": {"failed": True, "msg": "Azure rejected GET."}}
     (finding,) = network_findings({"platform": "Azure"}, SETTINGS, readings)
     assert (finding["status"], finding["found"]) == ("unknown", "Azure rejected GET.")
+
+
+@pytest.mark.parametrize(
+    ("platform", "ports", "changes", "expected"),
+    [
+        ("AWS", OPENED, {}, None),
+        ("AWS", [{"port": 15150}, {"port": 9000, "protocols": ["udp"]}], {}, None),
+        (
+            "AWS",
+            [],
+            {},
+            "leaves out 15150/tcp to the VMs (the kata agent), 9000/udp to the VMs and the workers (the tunnel).",
+        ),
+        # The port of the tunnel is not the one that cloud-api-adaptor gets.
+        ("AWS", OPENED, {"tunnel_port": 4789}, "cloud_networking_ports leaves out 4789/udp to the VMs and the workers"),
+        ("AWS", [OPENED[0], {"port": 9000}], {}, "leaves out 9000/udp to the VMs and the workers (the tunnel)."),
+        (
+            "AWS",
+            [OPENED[0], {"port": 9000, "protocols": ["udp"], "to": ["vms"]}],
+            {},
+            "leaves out 9000/udp to the workers (the tunnel).",
+        ),
+        ("AWS", [], {"roles": ["webhook"]}, None),
+        ("AWS", None, {}, None),
+        ("None", [], {}, None),
+        ("Azure", RULES, {}, None),
+        ("Azure", [{"protocol": "*", "destination_port_ranges": ["*"]}], {}, None),
+        ("Azure", [RULES[0], {"protocol": "Udp", "destination_port_ranges": ["80", "9000-9999"]}], {}, None),
+        (
+            "Azure",
+            [RULES[0], {"protocol": "Udp", "destination_port_ranges": ["9001-9999"]}],
+            {},
+            "cloud_networking_security_rules leaves out 9000/udp to the VMs and the workers (the tunnel).",
+        ),
+        ("Azure", [RULES[0], {**RULES[1], "access": "Deny"}], {}, "leaves out 9000/udp"),
+        ("Azure", [RULES[0], {**RULES[1], "direction": "Outbound"}], {}, "leaves out 9000/udp"),
+    ],
+)
+def test_ports_that_are_set_by_hand(platform: str, ports: list | None, changes: dict, expected: str | None):
+    finding = found(None, {"ports": ports, **changes}, platform).get("needed-ports")
+    if expected is None:
+        assert finding is None
+    else:
+        assert finding["status"] == "warning"
+        assert expected in finding["found"]
