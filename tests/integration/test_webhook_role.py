@@ -548,6 +548,8 @@ def test_missing_and_conflicting_settings_are_reported_together(role, cluster: C
         webhook_image="",
         webhook_port=9443,
         webhook_health_port=9443,
+        webhook_client_ca="/etc/pki/ca.crt",
+        webhook_tls_cipher_suites="AES128-SHA",
     )
     cluster.kubectl("label", REGISTRATION, "app.kubernetes.io/part-of-")
     try:
@@ -559,6 +561,8 @@ def test_missing_and_conflicting_settings_are_reported_together(role, cluster: C
     assert "webhook_cert_manager_issuer does not name an issuer" in message
     assert "webhook_image is not set" in message
     assert "webhook_port and webhook_health_port are both 9443" in message
+    assert "webhook_client_ca has no PEM certificates that TLS accepts" in message
+    assert "webhook_tls_cipher_suites leaves out TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256" in message
 
 
 @pytest.fixture(scope="module")
