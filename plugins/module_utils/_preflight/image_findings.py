@@ -70,9 +70,9 @@ def _created(cluster: Mapping, settings: Mapping, readings: Mapping) -> dict:
     found = f"The operator creates the image of the pod VMs{of} when peer pods are enabled."
     if cluster["platform"] != "AWS":
         return finding(CHECK, "ok", found)
-    if problem := readings.get("image_bucket"):
+    if bucket := readings.get("image_bucket"):
         is_error = settings["installs"] and settings["confirm_image"]
-        return finding(CHECK, "error" if is_error else "warning", problem["found"], RESOURCES, problem["fix"])
+        return finding(CHECK, "error" if is_error else "warning", bucket["found"], RESOURCES, bucket["fix"])
     if not image_job_needs_bucket(chosen_credentials(cluster, settings).way, csv_of(cluster, settings)):
         return finding(CHECK, "ok", found)
     needed = readings.get("image_import") or {}
