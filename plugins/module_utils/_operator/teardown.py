@@ -13,7 +13,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment 
     WORKER_POOL,
     Deployment,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import KEPT_KATA_CONFIG
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import KEPT_KATA_CONFIG, PACKAGE
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED, STS
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -41,14 +41,19 @@ def plan_teardown(objects: list[dict]) -> dict:
             "remain": [_reference(entry) for entry in objects],
         }
     subscriptions = [entry for entry in objects if entry["kind"] == "Subscription"]
-    # OLM created the ClusterServiceVersions for the Subscription.
+    # OLM created the ClusterServiceVersions for the Subscription. Without one, the label of an interrupted teardown
+    # shows that it was that of this collection; a Subscription of another owner has adopted them since.
     is_subscribed = any(entry["managed"] for entry in subscriptions)
-    csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion" and is_subscribed]
+    is_adopted = not is_subscribed and any(entry["content"].get("name") == PACKAGE for entry in subscriptions)
+    existing_csvs = [entry for entry in objects if entry["kind"] == "ClusterServiceVersion"]
+    csvs = existing_csvs if is_subscribed else []
+    adopted = existing_csvs if is_adopted else []
     kept_kinds = {"OperatorGroup"} if not all(entry["managed"] for entry in subscriptions) else set()
     remain = [
         entry
         for entry in objects
         if entry["kind"] in kept_kinds
+        or entry in adopted
         # The operator's Secret is deleted together with its CredentialsRequest, or with the KataConfig.
         or not (entry["managed"] or entry in csvs or {REQUESTED, STS} & entry["labels"].keys())
     ]

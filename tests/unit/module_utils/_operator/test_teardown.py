@@ -7,12 +7,21 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.deployment 
 
 
 def entry(kind: str, name: str = "a", *, managed: bool = True, **labels: str) -> dict:
-    return {"kind": kind, "name": name, "managed": managed, "of_operator": False, "labels": labels}
+    content = {"name": "sandboxed-containers-operator"} if kind == "Subscription" else {}
+    return {
+        "kind": kind,
+        "name": name,
+        "managed": managed,
+        "of_operator": False,
+        "labels": labels,
+        "content": content,
+    }
 
 
 REQUESTED = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 STS = {"kataconfiguration.openshift.io/sts": "aws"}
 CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
+OF_ANOTHER_OPERATOR = {**entry("Subscription", "b", managed=False), "content": {"name": "another-operator"}}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,15 @@ CSV_OF_OLM = entry("ClusterServiceVersion", managed=False)
         ([entry("KataConfig"), entry("Namespace")], [], []),
         ([entry("Subscription"), CSV_OF_OLM], ["Subscription", "ClusterServiceVersion"], []),
         ([entry("Subscription", managed=False), CSV_OF_OLM], [], ["Subscription/a", "ClusterServiceVersion/a"]),
+        # An interrupted teardown has labelled it and removed the Subscription.
+        ([entry("ClusterServiceVersion")], ["ClusterServiceVersion"], []),
+        ([entry("ClusterServiceVersion"), OF_ANOTHER_OPERATOR], ["ClusterServiceVersion"], ["Subscription/b"]),
+        # A user has subscribed since, and OLM has adopted it.
+        (
+            [entry("Subscription", managed=False), entry("ClusterServiceVersion")],
+            [],
+            ["Subscription/a", "ClusterServiceVersion/a"],
+        ),
         ([entry("OperatorGroup", managed=False), entry("Namespace")], [], ["OperatorGroup/a", "Namespace/a"]),
         ([entry("Secret", managed=False, **REQUESTED), entry("Namespace")], [], []),
         ([entry("Secret", managed=False, **STS), entry("Namespace")], [], []),
