@@ -17,8 +17,10 @@ description:
     federated credential of the identity has the issuer of the cluster, the service account C(default) of the operator's
     namespace as its subject, and the audience C(openshift).
   - >-
-    Reports which actions no role of the identity permits that is assigned in the resource group or above, or that a
-    deny assignment denies. Custom roles count as well. The actions are those of the files in C(docs/policies).
+    Reports which actions no role of the identity permits that is assigned in the resource group or above, or on
+    O(subnet) or O(network_security_group), or that a deny assignment denies. Custom roles count as well. The actions
+    are those of the files in C(docs/policies). An action on other resources, for which a role is assigned on a single
+    one of them, such as a gallery, is in RV(unknown).
   - >-
     Without O(identity_client_id), reports which actions the identity of the login may not take, such as that of a
     service principal. Deny assignments do not count then.
@@ -39,6 +41,16 @@ options:
   network_resource_group:
     description:
       - The resource group of the virtual network of the VMs. Defaults to O(resource_group).
+    type: str
+  subnet:
+    description:
+      - >-
+        The ARM ID of the subnet of the VMs. Roles that are assigned there, or on its virtual network, then count as
+        well as those in O(network_resource_group) or above.
+    type: str
+  network_security_group:
+    description:
+      - The ARM ID of the network security group of the VMs, as O(subnet) in place of O(nsg_resource_group).
     type: str
   issuer:
     description:
@@ -93,7 +105,9 @@ problems:
   elements: str
   sample: []
 denied:
-  description: The actions that the identity may not take, each with the resource group, and with a deny assignment.
+  description: >-
+    The actions that the identity may not take, each with the resource group or the resource, and with a deny
+    assignment.
   returned: success
   type: list
   elements: str
@@ -114,7 +128,12 @@ from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, ArmLoginError, arm_module
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import read_access
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import PERMISSIONS_API_VERSION, granted
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import (
+    PERMISSIONS_API_VERSION,
+    contains,
+    granted,
+    is_resource,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import (
     IMAGE_ACTIONS,
     NSG_ACTIONS,
@@ -129,26 +148,41 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     credential_problems,
     issuer_problem,
     missing_actions,
+    unclear_actions,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 CHECKED: dict[str, Any] = {"problems": [], "denied": [], "tenant_id": None, "unknown": ""}
 PERMISSIONS = "providers/Microsoft.Authorization/permissions"
 
 
 def actions_by_scope(arm: Arm, params: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    by_group = [
-        (params["resource_group"], (*VM_ACTIONS, *(IMAGE_ACTIONS if params["image"] else ()))),
-        (params["nsg_resource_group"] or params["resource_group"], NSG_ACTIONS),
-        (params["network_resource_group"] or params["resource_group"], SUBNET_ACTIONS),
+    def group(name: str | None) -> str:
+        return f"/subscriptions/{arm.subscription_id}/resourceGroups/{name or params['resource_group']}"
+
+    return [
+        (group(None), (*VM_ACTIONS, *(IMAGE_ACTIONS if params["image"] else ()))),
+        (params["network_security_group"] or group(params["nsg_resource_group"]), NSG_ACTIONS),
+        (params["subnet"] or group(params["network_resource_group"]), SUBNET_ACTIONS),
     ]
-    return [(f"/subscriptions/{arm.subscription_id}/resourceGroups/{group}", actions) for group, actions in by_group]
+
+
+def read_permissions(arm: Arm, scope: str) -> list[dict[str, Any]]:
+    """The permissions in the scope; without the resource, which is reported elsewhere, those in its group."""
+    try:
+        return list(arm.list(f"{scope}/{PERMISSIONS}", PERMISSIONS_API_VERSION))
+    except ArmError as error:
+        if error.status != 404 or not is_resource(scope):
+            raise
+        group = "/".join(scope.split("/")[:5])
+        return list(arm.list(f"{group}/{PERMISSIONS}", PERMISSIONS_API_VERSION))
 
 
 def check_login(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
     denied = [
         f"{action} in {scope.rpartition('/')[2]}"
         for scope, actions in actions_by_scope(arm, params)
-        for permissions in [list(arm.list(f"{scope}/{PERMISSIONS}", PERMISSIONS_API_VERSION))]
+        for permissions in [read_permissions(arm, scope)]
         for action in dict.fromkeys(actions)
         if not granted(action, permissions)
     ]
@@ -186,7 +220,17 @@ def check_identity(arm: Arm, params: dict[str, Any]) -> dict[str, Any]:
         for problem in credential_problems(credentials, cluster)
     ]
     access = read_access(arm, subscription, identity["properties"]["principalId"])
-    return {**result, "problems": problems, "denied": missing_actions(access, actions_by_scope(arm, params))}
+    required = actions_by_scope(arm, params)
+    # The roles in other subscriptions were not read.
+    elsewhere = [scope for scope, _actions in required if not contains(subscription, scope)]
+    required = [(scope, actions) for scope, actions in required if scope not in elsewhere]
+    not_read = [f"The roles of the identity on {join_names(elsewhere)}, in another subscription, were not checked."]
+    return {
+        **result,
+        "problems": problems,
+        "denied": missing_actions(access, required),
+        "unknown": " ".join(filter(None, [unclear_actions(access, required), *(not_read if elsewhere else ())])),
+    }
 
 
 def main() -> None:
@@ -196,6 +240,8 @@ def main() -> None:
             "resource_group": {"type": "str", "required": True},
             "nsg_resource_group": {"type": "str"},
             "network_resource_group": {"type": "str"},
+            "subnet": {"type": "str"},
+            "network_security_group": {"type": "str"},
             "issuer": {"type": "str", "default": ""},
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},

@@ -165,6 +165,8 @@ class Arm(Login):
         self.limits = dict(compute.DEFAULT_LIMITS)
         # The permissions of the caller: an entry for each role, for all scopes.
         self.permissions: list[dict] = [roles.CONTRIBUTOR]
+        # Those of roles that are assigned on single resources, by their ID.
+        self.permissions_on: dict[str, list[dict]] = {}
         # What machines wrote to their consoles, by lower-case ID, if it is not that of a machine that has booted.
         self.consoles: dict[str, str] = {}
         self._signatures: dict[str, str] = {}
@@ -529,7 +531,15 @@ class Arm(Login):
     def _permissions_at(self, scope: str) -> list[dict]:
         """Of the caller: a managed identity has what was assigned to it."""
         assigned = self.identities.permissions_of(self._caller, scope)
-        return self.permissions if assigned is None else assigned
+        if assigned is not None:
+            return assigned
+        on_resources = [
+            role
+            for outer, assigned_there in self.permissions_on.items()
+            if f"{scope}/".lower().startswith(f"{outer}/".lower())
+            for role in assigned_there
+        ]
+        return [*self.permissions, *on_resources]
 
     def _require_type(self, resource: ResourceId, request: Request) -> None:
         provider, _, kind = resource.type.partition("/")

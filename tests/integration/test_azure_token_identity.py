@@ -29,6 +29,7 @@ CLUSTER = {
     "location": "westeurope",
 }
 NAME = "demo-7x2kq-peer-pods"
+ADDRESSES = {"addressSpace": {"addressPrefixes": ["10.9.0.0/16"]}}
 VM_ROLES = ["Reader", "Virtual Machine Contributor", "Network Contributor"]
 IMAGE_ROLES = ["Storage Account Contributor", "Compute Gallery Artifacts Publisher"]
 
@@ -203,7 +204,21 @@ def test_the_identity_of_the_login_is_checked(azure: AzureArm, info):
     azure.permissions = [roles.VIRTUAL_MACHINE_CONTRIBUTOR, roles.READER]
     missing = [f"{action} in {GROUP}" for action in IMAGE_ACTIONS if action.endswith(("/write", "/delete"))]
     assert info(None, image=True)["denied"] == missing
-    azure.permissions = [roles.OWNER]
+    # A role on the subnet itself.
+    subnet = f"/subscriptions/{azure.subscription_id}/resourceGroups/{NETWORK}/providers/Microsoft.Network"
+    subnet += "/virtualNetworks/v/subnets/vms"
+    azure.put(subnet.rpartition("/subnets/")[0], {"location": "westeurope", "properties": ADDRESSES})
+    azure.put(subnet, {"properties": {"addressPrefix": "10.9.1.0/24"}})
+    azure.permissions = [roles.READER]
+    join = "Microsoft.Network/virtualNetworks/subnets/join/action"
+    assert f"{join} in vms" in info(None, subnet=subnet)["denied"]
+    azure.permissions_on = {subnet: [roles.NETWORK_CONTRIBUTOR]}
+    denied = info(None, subnet=subnet)["denied"]
+    assert denied
+    assert not [each for each in denied if each.startswith(join)]
+    # Another check reports that it does not exist.
+    assert f"{join} in none" in info(None, subnet=subnet.replace("vms", "none"))["denied"]
+    azure.permissions, azure.permissions_on = [roles.OWNER], {}
     (problem,) = info(None, client_id=azure.client_id, secret="expired", tenant=azure.tenant_id)["problems"]
     assert problem.startswith("Azure rejects the login as this identity. Authenticating to Azure failed: ")
 

@@ -20,6 +20,13 @@ EVERYONE = "00000000-0000-0000-0000-000000000000"
 
 NO_ROLE = "no role"
 
+# What exists before the first VM of a peer pod: a role on one of them counts. The others are created in the group.
+EXISTING_TYPES = (
+    "microsoft.compute/galleries",
+    "microsoft.network/networksecuritygroups",
+    "microsoft.network/virtualnetworks",
+)
+
 
 @dataclass(frozen=True)
 class Access:
@@ -32,7 +39,8 @@ class Access:
     denials: Sequence[Mapping[str, Any]] = ()
 
     def obstacle(self, action: str, scope: str) -> str | None:
-        """Why the principal may not take the action on the resources in a resource group; None if it may.
+        """Why the principal may not take the action on the resources in a resource group, or on one resource; None if
+        it may.
 
         A deny assignment takes precedence over roles.
         """
@@ -46,6 +54,16 @@ class Access:
         )
         return None if any(granted(action, permissions) for permissions in roles) else NO_ROLE
 
+    def resources_in(self, action: str, group: str) -> list[str]:
+        """The resources in the resource group on which a role permits the action, though not in the whole group."""
+        return [
+            scope
+            for each in self.assignments
+            if contains(group, scope := each["properties"]["scope"])
+            and _has_action(scope, action)
+            and granted(action, self.permissions.get(each["properties"]["roleDefinitionId"].lower(), ()))
+        ]
+
     def _denies(self, denial: Mapping[str, Any], action: str, scope: str) -> bool:
         def is_among(principals: Iterable[Mapping[str, Any]] | None, *ids: str) -> bool:
             return any(str(each.get("id")).lower() in ids for each in principals or ())
@@ -54,11 +72,24 @@ class Access:
         return (
             contains(denial["scope"], scope)
             # It is for the resource group itself, and not for the resources in it.
-            and not denial.get("doNotApplyToChildScopes")
+            and (not denial.get("doNotApplyToChildScopes") or (is_resource(scope) and contains(scope, denial["scope"])))
             and is_among(denial.get("principals"), own, EVERYONE)
             and not is_among(denial.get("excludePrincipals"), own)
             and granted(action, denial.get("permissions") or ())
         )
+
+
+def is_resource(scope: str) -> bool:
+    """Whether the scope is a resource in a resource group."""
+    return re.search("/resourceGroups/[^/]+/providers/", scope, re.IGNORECASE) is not None
+
+
+def _has_action(resource: str, action: str) -> bool:
+    """Whether the action is one on this resource or on what it contains."""
+    _group, _providers, path = resource.lower().rpartition("/providers/")
+    namespace, *parts = path.split("/")
+    kind = "/".join([namespace, *parts[::2]])
+    return kind.startswith(EXISTING_TYPES) and action.lower().startswith(f"{kind}/")
 
 
 def contains(outer: str, scope: str) -> bool:

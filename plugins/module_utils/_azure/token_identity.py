@@ -244,13 +244,35 @@ def credential_problems(credentials: Sequence[Mapping[str, Any]], cluster: Clust
 
 
 def missing_actions(access: Access, actions_by_scope: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
-    """The actions that an identity that was given may not take, each with its resource group."""
+    """The actions that an identity that was given may not take, each with its resource group or resource."""
     return [
         f"{action} in {scope.rpartition('/')[2]}{'' if obstacle == NO_ROLE else f' ({obstacle})'}"
         for scope, actions in actions_by_scope
         for action in dict.fromkeys(actions)
         if (obstacle := access.obstacle(action, scope))
+        and not (obstacle == NO_ROLE and access.resources_in(action, scope))
     ]
+
+
+def unclear_actions(access: Access, actions_by_scope: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """The actions that an identity that was given may take only on resources that were not given, as a sentence."""
+    found = {
+        action: access.resources_in(action, scope)
+        for scope, actions in actions_by_scope
+        for action in actions
+        if access.obstacle(action, scope) == NO_ROLE
+    }
+    names = [
+        f"{action} on {join_names([each.rpartition('/')[2] for each in resources])}"
+        for action, resources in found.items()
+        if resources
+    ]
+    if not names:
+        return ""
+    return (
+        f"Roles of the identity permit only on single resources: {join_names(names)}. Whether the VMs and their image "
+        "use these was not checked."
+    )
 
 
 def _trusts(credential: Mapping[str, Any], cluster: Cluster) -> bool:

@@ -111,7 +111,7 @@ def _given(result: Mapping, error: str) -> dict:
         return finding(
             IDENTITY_CHECK,
             "warning",
-            f"It may lack permissions: {denied}.",
+            f"It may lack permissions: {denied}. {result['unknown']}".rstrip(),
             WHY,
             f"If other policies or roles grant them on the resources of the cluster, ignore this. {POLICIES}",
         )

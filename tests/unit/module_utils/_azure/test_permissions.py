@@ -124,3 +124,53 @@ def test_a_deny_assignment_takes_precedence(changed: dict, is_denied: bool):
     denial = {"scope": GROUP, "principals": [{"id": EVERYONE}], "permissions": [{"actions": ["*"]}], **changed}
     obstacle = access(denials=({"name": "d1", "properties": denial},)).obstacle(WRITE, GROUP)
     assert obstacle == ("deny assignment d1" if is_denied else None)
+
+
+VNET = f"{GROUP}/providers/Microsoft.Network/virtualNetworks/v"
+SUBNET = f"{VNET}/subnets/s"
+JOIN = "Microsoft.Network/virtualNetworks/subnets/join/action"
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_allowed"),
+    [
+        (SUBNET, True),
+        (VNET, True),
+        (GROUP, True),
+        (f"{VNET}/subnets/s2", False),
+        (f"{GROUP}/providers/Microsoft.Network/networkSecurityGroups/n", False),
+    ],
+)
+def test_a_role_on_the_resource_itself_counts(scope: str, is_allowed: bool):
+    assert access(scope=scope).obstacle(JOIN, SUBNET) == (None if is_allowed else NO_ROLE)
+
+
+def test_a_denial_for_the_resource_itself():
+    denial = {"principals": [{"id": EVERYONE}], "permissions": [{"actions": ["*"]}], "doNotApplyToChildScopes": True}
+    for scope, expected in ((SUBNET, "deny assignment d1"), (VNET, None)):
+        denials = ({"name": "d1", "properties": {**denial, "scope": scope}},)
+        assert access(denials=denials).obstacle(JOIN, SUBNET) == expected
+
+
+GALLERY = f"{GROUP}/providers/Microsoft.Compute/galleries/g"
+
+
+@pytest.mark.parametrize(
+    ("scope", "action", "counts"),
+    [
+        (VNET, JOIN, True),
+        (SUBNET, JOIN, True),
+        (f"{GROUP}/providers/Microsoft.Network/networkSecurityGroups/n", f"{NSG}/join/action", True),
+        (GALLERY, "Microsoft.Compute/galleries/images/versions/write", True),
+        (f"{GALLERY}/images/i", "microsoft.compute/galleries/images/versions/write", True),
+        # Another resource.
+        (f"{GALLERY}/images/i", "Microsoft.Compute/galleries/write", False),
+        (GALLERY, JOIN, False),
+        # A VM of a peer pod does not exist yet.
+        (f"{GROUP}/providers/Microsoft.Compute/virtualMachines/vm", "Microsoft.Compute/virtualMachines/write", False),
+        ("/subscriptions/s/resourceGroups/g2/providers/Microsoft.Network/virtualNetworks/v", JOIN, False),
+    ],
+)
+def test_a_role_on_a_single_resource_of_the_group(scope: str, action: str, counts: bool):
+    assert access(scope=scope).resources_in(action, GROUP) == ([scope] if counts else [])
+    assert access(scope=scope, notActions=["*"]).resources_in(action, GROUP) == []

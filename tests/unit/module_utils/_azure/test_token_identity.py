@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.permissions import Access
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.policies import (
     IMAGE_ROLES,
     VM_ROLES,
@@ -16,12 +17,14 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     credential_problems,
     identity_path,
     issuer_problem,
+    missing_actions,
     own_identities,
     owner_problem,
     plan_identity,
     plan_removal,
     plan_roles,
     removal_problem,
+    unclear_actions,
 )
 
 CLUSTER = Cluster("demo-7x2kq", "uuid", "https://oidc.example.com/demo", "osc", "westeurope")
@@ -173,3 +176,17 @@ def test_a_cluster_without_an_issuer():
 def test_the_credential_of_an_identity_that_was_given(changes: dict, is_trusted: bool):
     problems = list(credential_problems([{"properties": {}}, {"properties": {**TRUST, **changes}}], CLUSTER))
     assert bool(problems) is not is_trusted
+
+
+def test_an_action_that_is_permitted_on_a_single_resource_is_neither_missing_nor_checked():
+    gallery = f"{SCOPE}/providers/Microsoft.Compute/galleries/g"
+    assigned = [{"properties": {"roleDefinitionId": "R", "scope": gallery}}]
+    access = Access("p", assigned, {"r": [{"actions": ["*"]}]})
+    write = "Microsoft.Compute/galleries/write"
+    required = [(SCOPE, (write, "Microsoft.Compute/virtualMachines/write"))]
+    assert missing_actions(access, required) == ["Microsoft.Compute/virtualMachines/write in demo-rg"]
+    assert unclear_actions(access, required) == (
+        f"Roles of the identity permit only on single resources: {write} on g. Whether the VMs and their image use "
+        "these was not checked."
+    )
+    assert unclear_actions(Access("p", [], {}), required) == ""
