@@ -59,7 +59,7 @@ class VmImport:
                 raise
             raise UnusableError(
                 f"The S3 bucket {target.bucket} belongs to another AWS account, or these credentials lack "
-                f"s3:ListBucket for it (403). {OTHER_BUCKET}",
+                f"s3:ListBucket for it (403). Grant s3:ListBucket if it is of this account. {OTHER_BUCKET}",
                 error.code,
             ) from error
         if answer is None:
