@@ -13,9 +13,9 @@ short_description: Gather the features of a cluster that the webhook and the age
 description:
   - Reads the features of a cluster that decide how the roles C(webhook) and C(node_capacity) deploy their containers.
   - >-
-    Takes one request for O(namespace) and one for each of O(facts). V(service_monitors) and V(prometheus_rules) share a
-    request; V(advertisers) takes one for each 500 nodes, and one for each 500 pods if cloud-api-adaptor has annotated a
-    node.
+    Takes one request for O(namespace), four for O(role), and one for each of O(facts). V(service_monitors) and
+    V(prometheus_rules) share a request; V(advertisers) takes one for each 500 nodes, and one for each 500 pods if
+    cloud-api-adaptor has annotated a node.
 author:
   - The osc.peerpods authors (@osc-peerpods)
 extends_documentation_fragment:
@@ -43,7 +43,15 @@ options:
   namespace:
     description:
       - The name of the namespace to describe in RV(namespace).
+      - With O(role), only for a first installation. An existing container stays in its namespace.
     type: str
+  role:
+    description:
+      - >-
+        The role with whose container RV(namespace) is. It is found by its labels in all namespaces, and by the service
+        account or the Service that an object of the cluster names.
+    type: str
+    choices: [node_capacity, webhook]
   extended_resource:
     description:
       - The extended resource for RV(advertisers).
@@ -78,10 +86,14 @@ EXAMPLES = r"""
 
 RETURN = r"""
 namespace:
-  description: The namespace O(namespace).
-  returned: with O(namespace)
+  description: The namespace O(namespace), or that of the container of O(role).
+  returned: with O(namespace) or O(role)
   type: dict
   contains:
+    name:
+      description: The name of the namespace. Without a container and without O(namespace), V(osc-peerpods).
+      type: str
+      sample: osc-peerpods
     exists:
       description: Whether the namespace exists.
       type: bool
@@ -90,6 +102,15 @@ namespace:
       description: The labels of the namespace.
       type: dict
       sample: {app.kubernetes.io/part-of: osc.peerpods}
+    found:
+      description: With O(role), all namespaces with its container. The first one is in use.
+      type: list
+      elements: str
+      sample: [osc-peerpods]
+    problem:
+      description: With O(role), a sentence if O(namespace) is not that of the existing container, else null.
+      type: str
+      sample: null
 operator:
   description:
     - >-
@@ -210,6 +231,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.advertisers import read_advertisers
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_summary
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE, NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
+    CONTAINERS,
+    chosen_namespace,
+    placement_problem,
+    read_found,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS, describe_namespace
 
 
@@ -223,19 +250,25 @@ def main() -> None:
                 "choices": sorted([*FACTS, "advertisers", "operator"]),
             },
             "namespace": {"type": "str"},
+            "role": {"type": "str", "choices": sorted(CONTAINERS)},
             "extended_resource": {"type": "str", "default": EXTENDED_RESOURCE},
             "operator_namespace": {"type": "str", "default": NAMESPACE},
         }
     )
-    requested, namespace = module.params["facts"], module.params["namespace"]
+    requested, namespace, role = (module.params[name] for name in ("facts", "namespace", "role"))
     facts = {name: FACTS[name] for name in requested if name in FACTS}
     result: dict[str, Any] = {}
     try:
         cluster = Cluster(module)
         objects = {path: cluster.get(path) for path in {path for path, _fact_of in facts.values()}}
+        placed = {}
+        if role:
+            found = read_found(cluster, role, namespace)
+            placed = {"found": found, "problem": placement_problem(role, namespace, found)}
+            namespace = chosen_namespace(namespace, found)
         if namespace:
-            path = f"{NAMESPACES_PATH}/{namespace}"
-            result["namespace"] = describe_namespace(cluster.get(path))
+            described = describe_namespace(cluster.get(f"{NAMESPACES_PATH}/{namespace}"))
+            result["namespace"] = {"name": namespace, **described, **placed}
         if "operator" in requested:
             result["operator"] = read_operator_summary(cluster, module.params["operator_namespace"])
         if "advertisers" in requested:

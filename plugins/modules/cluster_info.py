@@ -52,11 +52,12 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes twenty-three more requests, up to five at a time: the version and the API groups of the API server, the
+        Takes twenty-four more requests, up to five at a time: the version and the API groups of the API server, the
         resources of C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the
         MutatingWebhookConfigurations, the PackageManifests of the operator, the Subscriptions of O(operator_namespace),
         for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that
-        namespace, for RV(details.limits) a Deployment and a ConfigMap of O(agent_namespace), four for
+        namespace, for RV(details.limits) the ClusterRoleBinding of the agent and a Deployment and a ConfigMap of its
+        namespace, four for
         RV(details.credentials), and the MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and
         the ImageContentSourcePolicies.
       - >-
@@ -79,9 +80,15 @@ options:
     default: openshift-sandboxed-containers-operator
   agent_namespace:
     description:
-      - The namespace of the node capacity agent that RV(details.limits) describes.
+      - >-
+        The namespace of a node capacity agent that the role P(osc.peerpods.node_capacity#role) did not deploy, or will
+        deploy. An agent of this role is found wherever it is.
+      - Defaults to the namespace that was found, or to V(osc-peerpods).
     type: str
-    default: osc-peerpods
+  webhook_namespace:
+    description:
+      - The namespace that the options of the role P(osc.peerpods.webhook#role) name, for RV(details.placements).
+    type: str
 requirements:
   - python >= 3.11
   - kubernetes >= 24.2.0
@@ -320,6 +327,22 @@ details:
           description: The name of the webhook.
           type: str
           sample: mwebhook.peerpods.io
+    placements:
+      description: >-
+        Where the roles C(webhook) and C(node_capacity) have deployed their containers, whatever the options of this
+        task are, by role.
+      type: dict
+      contains:
+        webhook:
+          description: >-
+            The C(namespace) of the webhook by its registration, null without one; and the C(problem), a sentence if
+            O(webhook_namespace) is another namespace, else null.
+          type: dict
+          sample: {namespace: osc-peerpods, problem: null}
+        node_capacity:
+          description: The same for the agent by its ClusterRoleBinding, and O(agent_namespace).
+          type: dict
+          sample: {namespace: osc-peerpods, problem: null}
     webhook_options:
       description: >-
         The options of the role P(osc.peerpods.webhook#role) that the registration of the webhook keeps; empty without
@@ -436,6 +459,10 @@ details:
       description: The node capacity agent, and the limits of pools that it enforces on operators 1.9 and newer.
       type: dict
       contains:
+        namespace:
+          description: The namespace of the agent, or where it would be deployed.
+          type: str
+          sample: osc-peerpods
         agent_deployed:
           description: Whether the Deployment of the agent exists, null if the user may not read it.
           type: bool
@@ -614,6 +641,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import read_operator_state
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PEER_PODS_CM
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
+    AGENT_BINDING_PATH,
+    chosen_namespace,
+    namespace_of_binding,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import problems_of_entries
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import (
     CLUSTER_VERSION_PATH,
@@ -675,9 +707,20 @@ def read_adaptor_settings(cluster: Cluster, namespace: str) -> dict | None:
         return None
 
 
+def read_agent_binding(cluster: Cluster) -> dict | None:
+    """None if there is no agent of this collection, or if the user may not read its ClusterRoleBinding."""
+    try:
+        return cluster.get(AGENT_BINDING_PATH)
+    except ClusterError as error:
+        if error.status != 403:
+            raise
+        return None
+
+
 def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
     limits = read_agent_limits(cluster, namespace)
     return {
+        "namespace": namespace,
         "agent_deployed": read_agent(cluster, namespace),
         "pools": sorted((limits or {}).get("data") or {}),
         "problems": problems_of_entries((limits or {}).get("data") or {}, namespace),
@@ -689,8 +732,11 @@ def read_mirrors(cluster: Cluster) -> list[tuple[str, dict]]:
 
 
 def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None, nodes: list[dict]) -> dict[str, Any]:
-    operator_namespace, agent_namespace = params["operator_namespace"], params["agent_namespace"]
-    readings: dict[str, Any] = {}
+    operator_namespace = params["operator_namespace"]
+    # Its namespace is that of another reading.
+    readings: dict[str, Any] = {"agent_binding": read_agent_binding(cluster)}
+    found = namespace_of_binding(readings["agent_binding"])
+    agent_namespace = chosen_namespace(params["agent_namespace"], [found] if found else [])
     unread: dict[str, str] = {}
     # Only OpenShift, which has a platform, serves them.
     of_openshift = {
@@ -725,7 +771,8 @@ def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None,
             readings[name] = reading.result()
         except ClusterError as error:
             unread[name] = str(error)
-    return details(readings, unread)
+    given = {"webhook": params["webhook_namespace"], "node_capacity": params["agent_namespace"]}
+    return details(readings, unread, given)
 
 
 def main() -> None:
@@ -737,7 +784,8 @@ def main() -> None:
             "details": {"type": "bool", "default": False},
             "credentials": {"type": "bool", "default": True},
             "operator_namespace": {"type": "str", "default": NAMESPACE},
-            "agent_namespace": {"type": "str", "default": "osc-peerpods"},
+            "agent_namespace": {"type": "str"},
+            "webhook_namespace": {"type": "str"},
         }
     )
     playbook = module.params["permissions_for"]

@@ -15,11 +15,11 @@ description:
     Reads the limits of all pools of nodes from where the operator stores them, what the nodes advertise of the extended
     resource C(kata.peerpods.io/vm), where peer pods run, and which peer pods are pending and why.
   - >-
-    Takes six requests on operators up to 1.8, and up to three more on newer ones: the PeerPodConfigs,
-    ClusterServiceVersions and DaemonSets of the operator, on newer ones the Deployment of the agent and the ConfigMaps
-    C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes and the Pods. If a node has a
-    taint of its own, O(runtime_classes) are read as well. Each list takes one more request for every further 500
-    objects.
+    Takes seven requests on operators up to 1.8, and up to three more on newer ones: the ClusterRoleBinding of the
+    agent, the PeerPodConfigs, ClusterServiceVersions and DaemonSets of the operator, on newer ones the Deployment of
+    the agent and the ConfigMaps C(peerpods-limits) and C(peer-pods-cm), the ConfigMap of O(cloud_capacity), the Nodes
+    and the Pods. If a node has a taint of its own, O(runtime_classes) are read as well. Each list takes one more
+    request for every further 500 objects.
   - >-
     If the operator is not installed, RV(pools) is empty and RV(msg) describes what to do. The other values are
     returned.
@@ -56,9 +56,12 @@ options:
     suboptions:
       namespace:
         description:
-          - The namespace of the ConfigMap, which is that of the agent.
+          - >-
+            The namespace of the ConfigMap, which is that of the agent. If the role P(osc.peerpods.node_capacity#role)
+            deployed the agent, the module finds it by its ClusterRoleBinding C(osc-peerpods-node-capacity), and fails
+            if this option is another namespace.
+          - Defaults to the namespace that was found, or to V(osc-peerpods).
         type: str
-        default: osc-peerpods
       name:
         description:
           - The name of the ConfigMap.
@@ -67,8 +70,8 @@ options:
   details:
     description:
       - >-
-        Whether to also return RV(agent_deployed), RV(cloud_capacity) and RV(peer_pods_cm), which the role
-        P(osc.peerpods.peerpodconfig_rollout#role) uses. Takes up to two more requests.
+        Whether to also return RV(agent_namespace), RV(agent_deployed), RV(cloud_capacity) and RV(peer_pods_cm), which
+        the role P(osc.peerpods.peerpodconfig_rollout#role) uses. Takes up to two more requests.
     type: bool
     default: false
 requirements:
@@ -214,10 +217,15 @@ cloud_bounds:
   sample:
     instance-quota: 64
     subnet-addresses: 251
+agent_namespace:
+  description: The namespace of the node capacity agent and of the ConfigMap of O(cloud_capacity).
+  returned: with O(details)
+  type: str
+  sample: osc-peerpods
 agent_deployed:
   description: >-
-    Whether the node capacity agent is deployed in the namespace of O(cloud_capacity); null if the user may not read its
-    Deployment.
+    Whether the node capacity agent is deployed in RV(agent_namespace); null if the user may not read its Deployment, or
+    in which namespace it is.
   returned: with O(details)
   type: bool
   sample: true
@@ -366,6 +374,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import (
     Cluster,
     ClusterError,
+    TaskError,
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
@@ -380,6 +389,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads
     read_settings,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import read_agent_placement
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import LIVE_PODS
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage import describe
 
@@ -388,6 +398,7 @@ def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits:
     """The further facts that the role peerpodconfig_rollout needs."""
     labels = (capacity or {}).get("metadata", {}).get("labels", {})
     return {
+        "agent_namespace": agent_namespace,
         "agent_deployed": limits.has_agent if limits.is_second else read_agent(cluster, agent_namespace),
         "cloud_capacity": capacity
         and {"managed": labels.get("app.kubernetes.io/part-of") == "osc.peerpods", "data": capacity.get("data") or {}},
@@ -416,7 +427,7 @@ def main() -> None:
                 "type": "dict",
                 "apply_defaults": True,
                 "options": {
-                    "namespace": {"type": "str", "default": "osc-peerpods"},
+                    "namespace": {"type": "str"},
                     "name": {"type": "str", "default": "peerpods-cloud-capacity"},
                 },
             },
@@ -425,11 +436,17 @@ def main() -> None:
     )
     params = module.params
     namespace = params["namespace"] or NAMESPACE
-    agent_namespace = params["cloud_capacity"]["namespace"]
     try:
         cluster = Cluster(module)
-        limits = read_limits(cluster, namespace, agent_namespace, everywhere=params["namespace"] is None)
-        capacity = read_cloud_capacity(module, cluster, **params["cloud_capacity"])
+        agent = read_agent_placement(cluster, params["cloud_capacity"]["namespace"])
+        limits = read_limits(
+            cluster,
+            namespace,
+            agent.namespace,
+            everywhere=params["namespace"] is None,
+            agent_is_located=agent.is_known,
+        )
+        capacity = read_cloud_capacity(module, cluster, agent.namespace, params["cloud_capacity"]["name"])
         facts = describe(
             limits.pools if limits.has_place else (),
             limits.configs or (),
@@ -440,8 +457,8 @@ def main() -> None:
             functools.cache(lambda: read_tolerations(module, cluster)),
         )
         if params["details"]:
-            facts |= read_details(cluster, namespace, agent_namespace, limits, capacity)
-    except ClusterError as error:
+            facts |= read_details(cluster, namespace, agent.namespace, limits, capacity)
+    except (ClusterError, TaskError) as error:
         module.fail_json(msg=str(error))
     for sentence in limits.unread:
         module.warn(sentence)

@@ -149,9 +149,11 @@ options:
     default: [kata-remote]
   agent_namespace:
     description:
-      - The namespace of the node capacity agent.
+      - >-
+        The namespace of the node capacity agent. If the role P(osc.peerpods.node_capacity#role) deployed it, the module
+        finds it by its ClusterRoleBinding C(osc-peerpods-node-capacity), and fails if this option is another namespace.
+      - Defaults to the namespace that was found, or to V(osc-peerpods).
     type: str
-    default: osc-peerpods
   agent_deployed:
     description:
       - >-
@@ -196,13 +198,14 @@ attributes:
     support: full
 notes:
   - >-
-    Reading takes four requests on operators up to 1.8: the PeerPodConfigs, the operator's ClusterServiceVersions and
-    DaemonSets, and the nodes. On newer operators it takes up to three more: the agent's Deployment, C(peerpods-limits)
-    if the agent is deployed, and C(peer-pods-cm) if C(peerpods-limits) has no entry for the operator's own pool. A
-    change takes one more request, and so does a watch.
+    Reading takes five requests on operators up to 1.8: the ClusterRoleBinding of the agent, the PeerPodConfigs, the
+    operator's ClusterServiceVersions and DaemonSets, and the nodes. On newer operators it takes up to three more: the
+    agent's Deployment, C(peerpods-limits) if the agent is deployed, and C(peer-pods-cm) if C(peerpods-limits) has no
+    entry for the operator's own pool. A change takes one more request, and so does a watch.
   - >-
     A user without write permissions can read a limit. A user who may not list ClusterServiceVersions or DaemonSets gets
-    what the other objects show.
+    what the other objects show. A user who may not read the ClusterRoleBinding of the agent must set
+    O(agent_namespace), unless it is V(osc-peerpods).
   - >-
     Counting the peer pods takes a list of the cluster's running pods, which is the only expensive request of this
     module. It is sent only if the change could lower what a node advertises.
@@ -459,6 +462,10 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots 
     released,
     still_advertising,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
+    AGENT_BINDING,
+    read_agent_placement,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, peer_pods_by_node
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import (
     CONFIG_MAP,
@@ -566,7 +573,8 @@ def refuse_unread_agent(limits: Limits, namespace: str) -> None:
     if limits.has_agent is None:
         raise LimitError(
             f"Cannot read whether the node capacity agent is deployed in namespace {namespace}, "
-            "which decides where the limit is stored. Grant get on its Deployment."
+            "which decides where the limit is stored. Grant get on its Deployment and on the ClusterRoleBinding "
+            f"{AGENT_BINDING}."
         )
 
 
@@ -635,6 +643,7 @@ def plan_target(
         params["agent_namespace"],
         for_removal=is_removal,
         agent_deployed=params["agent_deployed"],
+        agent_is_located=params["agent_is_located"],
     )
     name = name_of_pool(params["name"], limits.is_second)
     change = plan_absent(params, limits, name) if is_removal else plan_present(params, limits, name, fields)
@@ -869,6 +878,8 @@ def warn_of_nodes_that_are_down(module: AnsibleModule, target: Target) -> None:
 def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
     refuse_bad_fields(params)
+    agent = read_agent_placement(cluster, params["agent_namespace"])
+    params |= {"agent_namespace": agent.namespace, "agent_is_located": agent.is_known}
     fields = {FIELDS[option]: params[option] for option in FIELDS if params[option] is not None}
     if "limit" in fields:
         fields["limit"] = str(parse_limit(fields["limit"]))
@@ -965,7 +976,7 @@ def main() -> None:
             "wait": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},
             "runtime_classes": {"type": "list", "elements": "str", "default": [RUNTIME_CLASS]},
-            "agent_namespace": {"type": "str", "default": "osc-peerpods"},
+            "agent_namespace": {"type": "str"},
             "agent_deployed": {"type": "bool"},
             "cloud_capacity": {
                 "type": "dict",

@@ -47,7 +47,7 @@ def gather(plain_cluster: Cluster, run_module):
 
 def test_a_cluster_without_any_feature(gather, run_module, plain_cluster: Cluster):
     options = {"kubeconfig": str(plain_cluster.kubeconfig), "namespace": "osc-peerpods"}
-    absent_namespace = {"exists": False, "labels": {}}
+    absent_namespace = {"name": "osc-peerpods", "exists": False, "labels": {}}
     assert run_module("cluster_features_info", options)["namespace"] == absent_namespace
     assert gather("all", facts=sorted(ALL)) == {
         **dict.fromkeys(ALL, False),
@@ -71,6 +71,7 @@ def test_only_the_requested_facts_are_read(plain_cluster: Cluster, run_module):
     ]
     existing = run_module("cluster_features_info", {"kubeconfig": kubeconfig, "namespace": "default"})
     assert existing["namespace"] == {
+        "name": "default",
         "exists": True,
         "labels": {"kubernetes.io/metadata.name": "default"},
     }
@@ -145,6 +146,41 @@ def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
     # In OpenShift, an APIServer without a profile means Intermediate.
     plain_cluster.apply({**api_server, "spec": {"tlsSecurityProfile": None}})
     assert gather("no-profile", facts=["tls_profile"]) == {"tls_profile": None}
+
+
+def test_a_container_is_found_wherever_it_is(plain_cluster: Cluster, run_module):
+    """By what uses it, and by the parts that an interrupted run has left."""
+    mark = {"app.kubernetes.io/part-of": "osc.peerpods"}
+
+    def find(**options) -> dict:
+        options |= {"kubeconfig": str(plain_cluster.kubeconfig), "role": "node_capacity"}
+        return run_module("cluster_features_info", options)["namespace"]
+
+    def budget(namespace: str, labels: dict[str, str]) -> dict:
+        metadata = {"name": "budget", "namespace": namespace, "labels": labels}
+        return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": {}}
+
+    assert find() == {"name": "osc-peerpods", "exists": False, "labels": {}, "found": [], "problem": None}
+    for namespace in ("infra", "left"):
+        plain_cluster.kubectl("create", "namespace", namespace)
+    plain_cluster.apply(
+        budget("left", {**mark, "app.kubernetes.io/name": "peerpods-node-capacity"}),
+        budget("infra", {**mark, "app.kubernetes.io/name": "peerpods-webhook"}),
+        budget("default", {"app.kubernetes.io/name": "peerpods-node-capacity"}),
+    )
+    assert find(namespace="infra")["name"] == "left"
+    plain_cluster.apply(
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "osc-peerpods-node-capacity", "labels": mark},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "none"},
+            "subjects": [{"kind": "ServiceAccount", "name": "peerpods-node-capacity", "namespace": "infra"}],
+        }
+    )
+    found = find(namespace="left")
+    assert (found["name"], found["found"]) == ("infra", ["infra", "left"])
+    assert "is set to left, but this collection has deployed it in infra." in found["problem"]
 
 
 def test_an_operator_of_the_second_generation(plain_cluster: Cluster, gather):

@@ -35,7 +35,8 @@ from tests.support import OPERATOR_NAMESPACE, ROOT
 pytestmark = pytest.mark.integration
 
 NAME = "peerpods-node-capacity"
-NAMESPACE = "osc-peerpods"
+# Only installations get it. Later runs find the agent in it.
+NAMESPACE = "infra"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"
 RESOURCE = "kata.peerpods.io/vm"
 ROLE = ROOT / "roles/node_capacity"
@@ -116,7 +117,7 @@ MEMORY = {"limit": 3, "nodeSelector": {"pool": "memory"}}
 
 @dataclass
 class Role(RoleAlone):
-    """The role, with its default namespace."""
+    """The role, which deploys the agent in one namespace."""
 
     def succeed(self, *arguments: str, **variables: object) -> str:
         """Run the role with `variables` and those of this machine; returns its output."""
@@ -208,7 +209,7 @@ def first_output(role: Role, workers: list[str]) -> str:
     role.write(workers[0], "7", "kubectl-patch")
     # A kubelet resets unknown resources like this when it starts.
     role.write(workers[1], "0", "kubelet")
-    return role.succeed()
+    return role.succeed(node_capacity_namespace=NAMESPACE)
 
 
 class TestOurAgent:
@@ -346,6 +347,9 @@ class TestOurAgent:
         role.write(workers[0], "10", "cloud-api-adaptor")
         assert NOTHING_CHANGED.search(role.succeed())
         assert role.pods()
+        with role.unchanged():
+            message = failure_message(role.run("-e", "node_capacity_namespace=other"))
+        assert f"The namespace of {NAME} is set to other, but this collection has deployed it in infra." in message
         wait_for(
             "the agent to have settled",
             lambda: set(role.advertised().values()) == {"10"},
@@ -439,6 +443,7 @@ class TestAfterTheAgent:
         if reason := why_no_podman():
             pytest.skip(reason)
         options = {
+            "node_capacity_namespace": NAMESPACE,
             "node_capacity_manager": "collection",
             "node_capacity_image_source": "build",
             "node_capacity_image": "",

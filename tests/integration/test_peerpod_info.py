@@ -176,9 +176,9 @@ def test_all_facts_take_six_requests_and_one_for_tolerations(cluster, peer_pods,
     assert totals["used"] == sum(row["used"] for row in result["namespaces"])
     requests = requests_of(cluster, "peerpod-info")
     # The last one is for a RuntimeClass, since nodes have taints.
-    assert [verb for verb, _ in requests] == ["list", "list", "list", "get", "list", "list", "get"]
+    assert [verb for verb, _ in requests] == ["get", "list", "list", "list", "get", "list", "list", "get"]
     assert requests[-1][1].endswith(f"/runtimeclasses/{RUNTIME_CLASS}")
-    assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[0][1]
+    assert f"/namespaces/{NAMESPACE}/peerpodconfigs?" in requests[1][1]
 
 
 def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods, run_module):

@@ -196,7 +196,7 @@ def test_all_problems_are_reported_in_one_run(
         "operator_install_channel": "preview",
         # The roles of later steps would fail, with a message of their own.
         "webhook_replicas": "two",
-        "webhook_namespace": None,
+        "verify_namespace": None,
         # Not reported, since the approval is automatic.
         "operator_install_starting_csv": "sandboxed-containers-operator.v1.12.1",
     }
@@ -206,7 +206,7 @@ def test_all_problems_are_reported_in_one_run(
     assert "7 checks failed." in message
     for words in (
         "argument 'webhook_replicas' is of type str and we were unable to convert to int",
-        "webhook_namespace is null. Correct these options",
+        "verify_namespace is null. Correct these options",
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade",
         "is not a cluster administrator, and may not create configmaps",
         "whose instances cannot be found in the cloud: nameless. Check that the cloud controller",

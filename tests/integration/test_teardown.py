@@ -37,7 +37,9 @@ from tests.support import OPERATOR_NAMESPACE
 
 pytestmark = pytest.mark.integration
 
-NAMESPACE = "osc-peerpods"
+# Only site.yml gets it. teardown.yml finds the webhook and the agent in it.
+NAMESPACE = "infra"
+IN_NAMESPACE = {"node_capacity_namespace": NAMESPACE, "webhook_namespace": NAMESPACE}
 
 VM_GROUP = "vms"
 
@@ -161,7 +163,7 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
     wait_for("the operator to advertise it", lambda: advertised() == {"7"}, seconds=30)
     site.cluster.merge("subscription/mine", {"spec": {"installPlanApproval": "Manual"}}, OPERATOR_NAMESPACE)
     before = dump(site.cluster), site.rules()
-    succeed(site.run, "-e", "node_capacity_manager=collection")
+    succeed(site.run, "-e", json.dumps({"node_capacity_manager": "collection", **IN_NAMESPACE}))
     yield before
     ec2.revoke_security_group_ingress(**rule)
 

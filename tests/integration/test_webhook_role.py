@@ -1,7 +1,7 @@
 """The role webhook by itself: its certificates, its image and its pods, as the API server reports them.
 
-Each tested setting has its own namespace and ports, and takes over the registration from
-the previous setting. The webhook runs as a process, as in the tests of site.yml.
+Each tested setting has its own namespace and ports. The objects of the previous settings stay, as those of another
+owner. The webhook runs as a process, as in the tests of site.yml.
 """
 
 from __future__ import annotations
@@ -57,12 +57,11 @@ pytestmark = pytest.mark.integration
 
 
 @dataclass
+@dataclass
 class Role(RoleAlone):
     """The role, with the settings of one namespace."""
 
-    @property
-    def namespace(self) -> str:
-        return self.variables["webhook_namespace"]
+    namespace: str = ""
 
     def install(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         completed = self.run(*arguments)
@@ -119,16 +118,30 @@ def cluster() -> Iterator[Cluster]:
         yield running
 
 
+def disown(cluster: Cluster, namespace: str) -> None:
+    """Make the webhook of another namespace than this that of another owner, which is not registered."""
+    unmark = "app.kubernetes.io/part-of-"
+    others = f"metadata.namespace!={namespace}"
+    for kind in ("deployments", "poddisruptionbudgets"):
+        cluster.kubectl("label", kind, "-A", "-l", f"app.kubernetes.io/name={NAME}", "--field-selector", others, unmark)
+    for registration in cluster.get("mutatingwebhookconfigurations")["items"]:
+        (webhook,) = registration["webhooks"]
+        if webhook["clientConfig"]["service"]["namespace"] != namespace:
+            cluster.kubectl("delete", REGISTRATION)
+
+
 @pytest.fixture(scope="module")
 def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Role]:
     """Creates the role of a namespace, with `variables` and those of this machine."""
     playbook = play_of("webhook", tmp_path_factory.mktemp("role"))
 
     def make(namespace: str, **variables: object) -> Role:
+        disown(cluster, namespace)
         port, health_port = free_ports(2)
         defaults = {
             **site_variables("process"),
-            "webhook_namespace": namespace,
+            # Only the first installation of `own` has it.
+            **({} if namespace == "own" else {"webhook_namespace": namespace}),
             # Without the option, that of the previous setting would stay.
             **({} if namespace == "own" else {"webhook_certificate": "service_ca"}),
             "webhook_port": port,
@@ -137,7 +150,7 @@ def role(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable
             "webhook_shutdown_delay": 0,
             "webhook_timeout": 60,
         }
-        return Role(cluster, None, {}, list, defaults | variables, playbook)
+        return Role(cluster, None, {}, list, defaults | variables, playbook, namespace=namespace)
 
     return make
 
@@ -189,6 +202,7 @@ def own(role: Callable[..., Role]) -> Role:
 
 # The options of the registration of the first installation of `own`. Later runs leave them out.
 FIRST_OPTIONS = {
+    "webhook_namespace": "own",
     "webhook_certificate": "own",
     "webhook_extra_excluded_namespaces": ["legacy", "team-*"],
     "webhook_target_runtime_classes": ["kata-remote", "kata-cc"],
@@ -539,7 +553,10 @@ def test_no_pod_is_refused_while_cert_manager_renews(cert_managed: Role, interna
 
 @pytest.mark.usefixtures("cert_managed")
 def test_missing_and_conflicting_settings_are_reported_together(role, cluster: Cluster):
-    """Among them a registration of another owner: without our label, and with a Service in another namespace."""
+    """Among them a registration of another owner: without our label, and with a Service in another namespace.
+
+    The webhook stays in its namespace.
+    """
     managed = role(
         "cert-managed",
         webhook_certificate="cert_manager",
@@ -551,12 +568,22 @@ def test_missing_and_conflicting_settings_are_reported_together(role, cluster: C
         webhook_client_ca="/etc/pki/ca.crt",
         webhook_tls_cipher_suites="AES128-SHA",
     )
-    cluster.kubectl("label", REGISTRATION, "app.kubernetes.io/part-of-")
+    called = "/webhooks/0/clientConfig/service/namespace"
+
+    def register(namespace: str, label: str) -> None:
+        patch = [{"op": "replace", "path": called, "value": namespace}]
+        cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps(patch))
+        cluster.kubectl("label", REGISTRATION, f"app.kubernetes.io/part-of{label}")
+
+    register("of-another", "-")
     try:
         with managed.unchanged():
             message = failure_message(managed.run("-e", "webhook_namespace=elsewhere"))
     finally:
-        cluster.kubectl("label", REGISTRATION, "app.kubernetes.io/part-of=osc.peerpods")
+        register("cert-managed", "=osc.peerpods")
+    assert (
+        f"The namespace of {NAME} is set to elsewhere, but this collection has deployed it in cert-managed." in message
+    )
     assert "has a webhook mwebhook.peerpods.io of another owner" in message
     assert "webhook_cert_manager_issuer does not name an issuer" in message
     assert "webhook_image is not set" in message

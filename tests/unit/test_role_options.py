@@ -194,12 +194,13 @@ def test_every_option_is_read_as_its_type():
 # option.
 OWNERS = {
     "openshift-sandboxed-containers-operator": {"operator_install_namespace"},
-    "osc-peerpods": {"node_capacity_namespace"},
     "peerpods-cloud-capacity": {"node_capacity_cloud_capacity_configmap"},
     "kata-remote": {"webhook_target_runtime_classes", "operator_install_runtime_class"},
 }
-# The webhook runs in the same namespace by default only.
-INDEPENDENT = {"webhook_namespace"}
+# The namespaces of containers that exist: the options name those of first installations.
+PLACED = ("node_capacity_namespace", "webhook_namespace")
+# What a role reads of the cluster about an option.
+RESOLVED = {"node_capacity_namespace": "node_capacity_resolved_namespace"}
 
 
 @dataclass(frozen=True)
@@ -310,10 +311,23 @@ def test_a_shared_option_reaches_every_task_that_needs_it(path: Path):
         for module, arguments in module_tasks(load(path))
         for reads in READERS
         if reads.module == module and reads.is_used(arguments)
-        if reads.owner not in names_in(argument(arguments, reads.option, known), known)
+        if not {reads.owner, RESOLVED.get(reads.owner)} & names_in(argument(arguments, reads.option, known), known)
         and "bounds" not in str(argument(arguments, reads.option, known))
     ]
     assert missing == []
+
+
+def test_the_namespace_of_a_container_is_that_of_the_cluster():
+    """A module resolves the option. The one that is given would be wrong where the container is in another."""
+    wrong = {
+        f"{expression.file}: {expression.template}"
+        for expression in expressions()
+        for name in PLACED
+        if re.search(rf"\b{name}\b(?! \| default\((omit|''))", expression.template)
+    }
+    assert wrong == set()
+    literal = {path for path in FILES_WITH_TASKS if "osc-peerpods'" in path.read_text()}
+    assert literal == set()
 
 
 def test_every_reader_exists():
@@ -326,7 +340,7 @@ def test_an_option_with_the_default_of_another_follows_it(name: str):
     default = OPTIONS[name].get("default")
     literal = default[0] if isinstance(default, list) and default else default
     owners = OWNERS.get(literal, set()) if isinstance(literal, str) else set()
-    if not owners or name in owners | INDEPENDENT:
+    if not owners or name in owners:
         return
     role = next(path for path in ROOT.glob("roles/*") if name.startswith(f"{path.name}_"))
     known = definitions(role / "defaults" / "main.yml")

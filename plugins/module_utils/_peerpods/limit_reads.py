@@ -71,8 +71,11 @@ def read_limits(
     everywhere: bool = True,
     for_removal: bool = False,
     agent_deployed: bool | None = None,
+    agent_is_located: bool = True,
 ) -> Limits:
     """The limits of the operator in `namespace`; with `everywhere`, also the PeerPodConfigs of other namespaces.
+
+    Unless `agent_is_located`, the agent may be in another namespace than `agent_namespace`.
 
     Takes three requests on the first generation. On the second it takes up to three more: the agent's Deployment
     (unless `agent_deployed` is given), peerpods-limits (only with an agent) and peer-pods-cm (only while the operator's
@@ -96,6 +99,7 @@ def read_limits(
             tuple(own or ()),
             for_removal,
             agent_deployed,
+            agent_is_located,
         )
     except ClusterError as error:
         if error.status != 403 or operator or not forbidden:
@@ -116,9 +120,12 @@ def _second(
     configs: tuple[dict, ...],
     for_removal: bool,
     agent_deployed: bool | None,
+    agent_is_located: bool,
 ) -> Limits:
     unread: list[str] = []
     has_agent = read_agent(cluster, agent_namespace) if agent_deployed is None else agent_deployed
+    if not has_agent and agent_deployed is None and not agent_is_located:
+        has_agent = None
     limits = None
     if has_agent is not False or for_removal:
         limits, forbidden = _unless_forbidden(lambda: read_agent_limits(cluster, agent_namespace))

@@ -16,6 +16,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_mutating_policies,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION, WEBHOOK
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
+    namespace_of_binding,
+    namespace_of_registration,
+    placement_problem,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.features import FACTS
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.topology import (
     describe_aro,
@@ -151,8 +156,11 @@ def pod_vms(platform: str | None, settings: Mapping[str, str]) -> dict[str, list
     }
 
 
-def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
-    """Further facts. `readings` lacks what could not be read; `unread` has the reasons."""
+def details(
+    readings: Mapping[str, Any], unread: dict[str, str], given_namespaces: Mapping[str, str | None] | None = None
+) -> dict:
+    """Further facts. `readings` lacks what could not be read; `unread` has the reasons. `given_namespaces` are those
+    that the options of roles name, by role."""
     version, groups = readings.get("version"), readings.get("groups")
     apis = readings.get("admission_apis")
     packages = readings.get("packages")
@@ -169,6 +177,7 @@ def details(readings: Mapping[str, Any], unread: dict[str, str]) -> dict:
         "image_builds": None if groups is None else groups >= BUILD_GROUPS,
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
+        "placements": _placements(readings, given_namespaces or {}),
         "webhook_options": _webhook_options(readings.get("webhooks")),
         "cert_manager": None if groups is None else CERT_MANAGER_GROUP in groups,
         "service_ca": FACTS["service_ca"][1](readings["service_ca"]) if "service_ca" in readings else None,
@@ -202,6 +211,22 @@ def _webhooks(configurations: list[dict] | None) -> list[dict] | None:
         for webhook in configuration.get("webhooks", ())
         if webhook["name"].endswith(f".{WEBHOOK_DOMAIN}")
     ]
+
+
+def _placements(readings: Mapping[str, Any], given: Mapping[str, str | None]) -> dict:
+    webhooks = readings.get("webhooks") or ()
+    registration = next((entry for entry in webhooks if entry["metadata"]["name"] == WEBHOOK), None)
+    found = {
+        "webhook": namespace_of_registration(registration),
+        "node_capacity": namespace_of_binding(readings.get("agent_binding")),
+    }
+    return {
+        role: {
+            "namespace": namespace,
+            "problem": placement_problem(role, given.get(role), [namespace] if namespace else []),
+        }
+        for role, namespace in found.items()
+    }
 
 
 def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:

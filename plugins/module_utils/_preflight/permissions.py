@@ -40,7 +40,8 @@ SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("apps", "controllerrevisions"): ("list",),
     ("apps", "daemonsets"): ("get", "list"),
-    ("apps", "deployments"): _WRITE,
+    # Those of the webhook and of the agent are looked for in all namespaces.
+    ("apps", "deployments"): ("list", *_WRITE),
     ("batch", "jobs"): ("get",),
     ("cloudcredential.openshift.io", "credentialsrequests"): ("get",),
     ("confidentialcontainers.org", "peerpodconfigs"): ("list", "patch"),
@@ -65,7 +66,7 @@ SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ("operators.coreos.com", "operatorgroups"): ("list", *_WRITE),
     ("operators.coreos.com", "subscriptions"): ("list", *_WRITE),
     ("packages.operators.coreos.com", "packagemanifests"): ("list",),
-    ("policy", "poddisruptionbudgets"): _WRITE,
+    ("policy", "poddisruptionbudgets"): ("list", *_WRITE),
     # A user who grants permissions that they do not have themselves needs the verbs escalate and bind.
     ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
@@ -101,6 +102,7 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
         ("config.openshift.io", "clusterversions"): ("get",),
         ("config.openshift.io", "infrastructures"): ("get",),
         ("operators.coreos.com", "clusterserviceversions"): ("list",),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"): ("get",),
     },
     "policy": {
         ("admissionregistration.k8s.io", "validatingadmissionpolicies"): _REMOVE,
@@ -126,6 +128,9 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
     },
     "peerpodconfig_rollout": {
         ("", "configmaps"): (*_REMOVE, "patch"),
+        ("apps", "deployments"): ("list",),
+        ("policy", "poddisruptionbudgets"): ("list",),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"): ("get",),
         ("confidentialcontainers.org", "peerpodconfigs"): ("list",),
     },
     "node_capacity": {

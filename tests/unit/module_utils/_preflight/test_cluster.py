@@ -220,6 +220,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "mirrors": None,
         "disabled_catalogs": None,
         "aro": None,
+        "placements": {role: {"namespace": None, "problem": None} for role in ("node_capacity", "webhook")},
         "unread": {"webhooks": "no"},
     }
 
@@ -283,4 +284,32 @@ def test_a_catalog_has_the_head_of_each_channel():
 
 def test_details_that_could_not_be_read_are_null():
     described = details({}, {"version": "no"})
-    assert {value for key, value in described.items() if key != "unread"} == {None}
+    assert {value for key, value in described.items() if key not in ("placements", "unread")} == {None}
+    nowhere = {"namespace": None, "problem": None}
+    assert described["placements"] == {"webhook": nowhere, "node_capacity": nowhere}
+
+
+def test_a_namespace_that_differs_from_that_of_the_container_is_a_problem():
+    metadata = {"name": "peerpods-webhook", "labels": {"app.kubernetes.io/part-of": "osc.peerpods"}}
+    readings = {
+        "webhooks": [
+            {
+                "metadata": metadata,
+                "webhooks": [
+                    {
+                        "name": "mwebhook.peerpods.io",
+                        "clientConfig": {"service": {"name": "peerpods-webhook", "namespace": "infra"}},
+                    }
+                ],
+            }
+        ],
+        "agent_binding": {
+            "metadata": metadata,
+            "subjects": [{"name": "peerpods-node-capacity", "namespace": "infra"}],
+        },
+    }
+    for given, is_problem in ((None, False), ("infra", False), ("other", True)):
+        placements = details(readings, {}, {"webhook": given, "node_capacity": given})["placements"]
+        for placement in placements.values():
+            assert placement["namespace"] == "infra"
+            assert bool(placement["problem"]) == is_problem
