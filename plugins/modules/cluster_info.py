@@ -52,18 +52,18 @@ options:
         Whether to also return RV(details), further facts for an installation of peer pods. A fact that cannot be read
         is null and does not fail the module.
       - >-
-        Takes twenty-four more requests, up to five at a time: the version and the API groups of the API server, the
+        Takes twenty-seven more requests, up to five at a time: the version and the API groups of the API server, the
         resources of C(admissionregistration.k8s.io/v1), the RuntimeClass C(kata-remote), the
         MutatingWebhookConfigurations, the PackageManifests of the operator, the Subscriptions of O(operator_namespace),
         for RV(details.operator) the PeerPodConfigs, ClusterServiceVersions, DaemonSets and two ConfigMaps of that
-        namespace, for RV(details.limits) the ClusterRoleBinding of the agent and a Deployment and a ConfigMap of its
-        namespace, four for
-        RV(details.credentials), and the MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and
-        the ImageContentSourcePolicies.
+        namespace, for RV(details.limits) the ClusterRoleBinding of the agent, a ConfigMap of O(operator_namespace) if
+        that does not exist, and a Deployment and a ConfigMap of its namespace, four for
+        RV(details.credentials), one each for RV(details.service_ca) and RV(details.tls_min_version), and the
+        MachineConfigPools, the Proxy, the OperatorHub, the ImageDigestMirrorSets and the ImageContentSourcePolicies.
       - >-
-        Takes up to two more if MutatingAdmissionPolicies are not served as C(v1), one if no MachineConfigPools are
-        served, one for the object of Azure Red Hat OpenShift on Azure, and one for each 500 pods if cloud-api-adaptor
-        has annotated a node.
+        Takes one less with an agent, up to two more if MutatingAdmissionPolicies are not served as C(v1), one if no
+        MachineConfigPools are served, one for the object of Azure Red Hat OpenShift on Azure, and one for each 500 pods
+        if cloud-api-adaptor has annotated a node.
     type: bool
     default: false
   credentials:
@@ -348,7 +348,13 @@ details:
         The options of the role P(osc.peerpods.webhook#role) that the registration of the webhook keeps; empty without
         one.
       type: dict
-      sample: {certificate: auto, cert_manager_issuer: {}}
+      sample: {certificate: own, replicas: 3}
+    node_capacity_options:
+      description: >-
+        The options of the role P(osc.peerpods.node_capacity#role) that the ClusterRoleBinding of the agent keeps, or
+        the ConfigMap C(osc-peerpods-node-capacity) in O(operator_namespace); empty without either.
+      type: dict
+      sample: {manager: collection}
     service_ca:
       description: >-
         Whether the cluster has the service CA operator, which can issue the certificate of the role webhook; null if
@@ -642,6 +648,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import read_agent, read_agent_limits
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE, PEER_PODS_CM
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
+    AGENT_BINDING,
     AGENT_BINDING_PATH,
     chosen_namespace,
     namespace_of_binding,
@@ -707,17 +714,29 @@ def read_adaptor_settings(cluster: Cluster, namespace: str) -> dict | None:
         return None
 
 
-def read_agent_binding(cluster: Cluster) -> dict | None:
-    """None if there is no agent of this collection, or if the user may not read its ClusterRoleBinding."""
+def read_unless_forbidden(cluster: Cluster, path: str) -> dict | None:
     try:
-        return cluster.get(AGENT_BINDING_PATH)
+        return cluster.get(path)
     except ClusterError as error:
         if error.status != 403:
             raise
         return None
 
 
-def describe_agent(cluster: Cluster, namespace: str) -> dict[str, Any]:
+def read_agent_state(cluster: Cluster, given: str | None, operator_namespace: str) -> dict[str, Any]:
+    """The agent's ClusterRoleBinding, the object with the options of its role, and the limits in its namespace."""
+    binding = read_unless_forbidden(cluster, AGENT_BINDING_PATH)
+    choice = f"/api/v1/namespaces/{operator_namespace}/configmaps/{AGENT_BINDING}"
+    found = namespace_of_binding(binding)
+    return {
+        "binding": binding,
+        # Without an agent, a ConfigMap has the options.
+        "store": binding or read_unless_forbidden(cluster, choice),
+        "limits": describe_limits(cluster, chosen_namespace(given, [found] if found else [])),
+    }
+
+
+def describe_limits(cluster: Cluster, namespace: str) -> dict[str, Any]:
     limits = read_agent_limits(cluster, namespace)
     return {
         "namespace": namespace,
@@ -733,10 +752,7 @@ def read_mirrors(cluster: Cluster) -> list[tuple[str, dict]]:
 
 def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None, nodes: list[dict]) -> dict[str, Any]:
     operator_namespace = params["operator_namespace"]
-    # Its namespace is that of another reading.
-    readings: dict[str, Any] = {"agent_binding": read_agent_binding(cluster)}
-    found = namespace_of_binding(readings["agent_binding"])
-    agent_namespace = chosen_namespace(params["agent_namespace"], [found] if found else [])
+    readings: dict[str, Any] = {}
     unread: dict[str, str] = {}
     # Only OpenShift, which has a platform, serves them.
     of_openshift = {
@@ -755,7 +771,7 @@ def read_details(cluster: Cluster, params: dict[str, Any], platform: str | None,
         "subscription": lambda: describe_subscription(read_subscription(cluster, operator_namespace)),
         "packages": lambda: read_package_manifests(cluster),
         "operator": lambda: read_operator_state(cluster, operator_namespace),
-        "limits": lambda: describe_agent(cluster, agent_namespace),
+        "agent": lambda: read_agent_state(cluster, params["agent_namespace"], operator_namespace),
         "credentials": lambda: (
             read_credentials(cluster, platform, operator_namespace) if params["credentials"] else None
         ),

@@ -878,12 +878,12 @@ def warn_of_nodes_that_are_down(module: AnsibleModule, target: Target) -> None:
 def run(module: AnsibleModule, cluster: Cluster) -> None:
     params = module.params
     refuse_bad_fields(params)
-    agent = read_agent_placement(cluster, params["agent_namespace"])
-    params |= {"agent_namespace": agent.namespace, "agent_is_located": agent.is_known}
     fields = {FIELDS[option]: params[option] for option in FIELDS if params[option] is not None}
     if "limit" in fields:
         fields["limit"] = str(parse_limit(fields["limit"]))
     deadline = time.monotonic() + params["wait_timeout"]
+    agent = read_agent_placement(cluster, params["agent_namespace"])
+    params |= {"agent_namespace": agent.namespace, "agent_is_located": agent.is_known}
     cached: list[dict[str, int]] = []
 
     def read_the_bounds() -> dict[str, int]:

@@ -161,7 +161,7 @@ def with_peer_pods(cluster, cloud_side):
     cluster.kubectl("delete", "namespace", "cluster-info")
 
 
-def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_pods):
+def test_details_take_twenty_seven_requests_more(cluster, run_module, with_peer_pods):
     # The API server answers the first request for a new kind with 429, until its storage is ready.
     cluster.get("peerpodconfigs", "-n", "cluster-info")
     cluster.get("imagedigestmirrorsets,imagecontentsourcepolicies")
@@ -194,7 +194,9 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
         "peer_pod_configs": [],
         "older_daemon_set_of": None,
     }
+    assert details.pop("placements")["node_capacity"] == {"namespace": None, "problem": None}
     assert details.pop("limits") == {
+        "namespace": "cluster-info",
         "agent_deployed": False,
         "pools": ["default"],
         "problems": ["default of ConfigMap cluster-info/peerpods-limits is 'ten', which is not a valid limit."],
@@ -215,6 +217,7 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
         "tls_min_version": "VersionTLS12",
         "cert_manager": "cert-manager.io" in served_groups(cluster),
         "webhook_options": {},
+        "node_capacity_options": {},
         "runtime_class": {"handler": "kata-remote", "overhead": {"cpu": "250m"}},
         "webhooks": [{"configuration": "cluster-info", "name": "mwebhook.peerpods.io"}],
         # The pod of cloud-api-adaptor that annotated the node does not exist.
@@ -245,7 +248,7 @@ def test_details_take_twenty_three_requests_more(cluster, run_module, with_peer_
     verbs = [verb for verb, _path in requests_of(cluster, "cluster-info-details")]
     # The count does not include the requests for /version and /apis, which kubernetes.core sends as well. The last one
     # lists the pods, because of the annotation of cloud-api-adaptor.
-    assert sorted(verbs) == ["create"] + ["get"] * 15 + ["list"] * 11
+    assert sorted(verbs) == ["create"] + ["get"] * 19 + ["list"] * 11
 
 
 def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module):
@@ -317,7 +320,7 @@ def test_details_of_a_user_with_few_permissions(cluster, run_module):
     )
     details = result["details"]
     of_openshift = {"machine_configs", "proxy", "mirrors", "operator_hub"}
-    unread = {"credentials", "limits", "operator", "subscription", "webhooks", "packages", *of_openshift}
+    unread = {"credentials", "agent", "operator", "subscription", "webhooks", "packages", *of_openshift}
     assert details["unread"].keys() == unread
     assert details["machine_configs"] is details["proxy"] is details["disabled_catalogs"] is None
     assert "403 Forbidden" in details["unread"]["webhooks"]

@@ -112,6 +112,9 @@ def limits(**pools: dict) -> dict:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
+# Options of the first installation, which later runs leave out.
+KEPT = {"node_capacity_lease_duration": 20, "node_capacity_monitoring_namespaces": ["prometheus"]}
+
 MEMORY = {"limit": 3, "nodeSelector": {"pool": "memory"}}
 
 
@@ -209,7 +212,7 @@ def first_output(role: Role, workers: list[str]) -> str:
     role.write(workers[0], "7", "kubectl-patch")
     # A kubelet resets unknown resources like this when it starts.
     role.write(workers[1], "0", "kubelet")
-    return role.succeed(node_capacity_namespace=NAMESPACE)
+    return role.succeed(node_capacity_namespace=NAMESPACE, **KEPT)
 
 
 class TestOurAgent:
@@ -346,6 +349,8 @@ class TestOurAgent:
         role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
         role.write(workers[0], "10", "cloud-api-adaptor")
         assert NOTHING_CHANGED.search(role.succeed())
+        spec = role.get(f"deployment/{NAME}")["spec"]["template"]["spec"]
+        assert {"name": "LEASE_DURATION_SECONDS", "value": "20"} in spec["containers"][0]["env"]
         assert role.pods()
         with role.unchanged():
             message = failure_message(role.run("-e", "node_capacity_namespace=other"))
@@ -416,6 +421,8 @@ class TestAfterTheAgent:
         assert "node_capacity_manager is operator: the agent does not run" in output
         assert f"and was removed from {NAMESPACE}; nodes keep what they advertise" in output
         assert set(role.advertised().values()) == {"7"}
+        # A later run without the option keeps the choice.
+        assert "node_capacity_manager is operator: the agent does not run." in role.succeed()
         assert role.pods() == []
         remaining = {
             kind: object_names

@@ -107,7 +107,7 @@ def test_reads_the_limit_and_writes_nothing(cluster, config, run_module):
     result = run_module("peerpod_limit", {"name": config, "namespace": NAMESPACE, "kubeconfig": kubeconfig})
     assert (result["changed"], result["before"], result["after"]) == (False, 10, 10)
     assert result["advertised_nodes"] == len(NODES)
-    assert {verb for verb, _path in requests_of(cluster, "limit-reader")} == {"list"}
+    assert {verb for verb, _path in requests_of(cluster, "limit-reader")} == {"get", "list"}
 
 
 def test_only_the_limit_is_changed(cluster, set_limit):
@@ -124,12 +124,12 @@ def test_only_the_limit_is_changed(cluster, set_limit):
         "after": {"spec": {"limit": "20"}},
     }
     # The limit does not fall below any node's usage, so pods are not listed.
-    assert [verb for verb, _ in requests_of(cluster, "limit-raise")] == ["list"] * 4 + ["patch"]
+    assert [verb for verb, _ in requests_of(cluster, "limit-raise")] == ["get", *["list"] * 4, "patch"]
 
     second_result = set_limit("20", user="limit-again")
     assert not second_result["changed"]
     assert (second_result["before"], second_result["after"]) == (20, 20)
-    assert [verb for verb, _ in requests_of(cluster, "limit-again")] == ["list"] * 4
+    assert [verb for verb, _ in requests_of(cluster, "limit-again")] == ["get", *["list"] * 4]
 
 
 def test_check_mode_shows_the_change_and_writes_nothing(cluster, set_limit):
@@ -156,7 +156,7 @@ def test_waits_by_one_watch_until_every_node_advertises_the_limit(cluster, set_l
     assert [node["allocatable"] for node in result["nodes"]] == [1500, 1500]
     assert result["advertised_nodes"] == 2
     assert [verb for verb, _ in requests_of(cluster, "limit-wait")] == [
-        *("list", "list", "list", "get", "list"),
+        *("get", "list", "list", "list", "get", "list"),
         "patch",
         "watch",
     ]
@@ -363,7 +363,7 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
         assert [node["name"] for node in result["nodes"]] == ["limit-b"]
         assert spec_of(cluster, "own") == created_spec
         verbs = [verb for verb, _path in requests_of(cluster, "limit-create")]
-        assert verbs == ["list"] * 3 + ["get", "list", "list", "create"]
+        assert verbs == ["get", *["list"] * 3, "get", "list", "list", "create"]
         assert not set_limit(None, **own)["changed"]
 
         fields = {"instance_type": "r6i.large", "config_map_name": "other-cm"}
@@ -419,7 +419,7 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
     assert any("any more: 3 on limit-a. These pods keep" in warning for warning in result["warnings"])
     assert result["advertised_nodes"] == 0
     verbs = [verb for verb, _path in requests_of(cluster, "limit-remove")]
-    assert verbs == ["list"] * 5 + ["delete", "watch"]
+    assert verbs == ["get", *["list"] * 5, "delete", "watch"]
 
 
 def test_a_moved_config_releases_its_former_nodes(cluster, set_limit):

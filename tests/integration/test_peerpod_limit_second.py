@@ -204,7 +204,7 @@ class TestWithTheAgent:
         assert limits["metadata"]["labels"] == {"app.kubernetes.io/part-of": "osc.peerpods"}
         assert settings_of(cluster) == before
         assert [verb for verb, _path in requests_of(cluster, "second-set")] == [
-            *("list", "list", "list", "get", "get", "get", "list"),
+            *("get", "list", "list", "list", "get", "get", "get", "list"),
             "create",
         ]
 
@@ -212,7 +212,7 @@ class TestWithTheAgent:
         assert not second_result["changed"]
         # If peerpods-limits has an entry for the pool, the operator's settings are not read.
         assert [verb for verb, _path in requests_of(cluster, "second-again")] == [
-            *("list", "list", "list", "get", "get", "list"),
+            *("get", "list", "list", "list", "get", "get", "list"),
         ]
         assert limits_of(cluster) == limits
 
@@ -356,7 +356,7 @@ class TestWithoutTheAgent:
         assert (result["pool"], result["store"]) == ("default", SETTINGS)
         assert result["advertised_nodes"] == len(NODES)
         assert [verb for verb, _path in requests_of(cluster, "second-read")] == [
-            *("list", "list", "list", "get", "get", "list"),
+            *("get", "list", "list", "list", "get", "get", "list"),
         ]
 
     def test_the_limit_is_written_to_the_operators_settings(self, cluster, run):

@@ -208,6 +208,8 @@ FIRST_OPTIONS = {
     "webhook_target_runtime_classes": ["kata-remote", "kata-cc"],
     "webhook_sizing": "kubernetes",
     "webhook_validate_resources": True,
+    "webhook_tls_min_version": "VersionTLS13",
+    "webhook_log_unchanged": True,
 }
 
 
@@ -326,6 +328,7 @@ class TestOwnCertificateAuthority:
         environment = own.environment_of_pod()
         assert environment["TARGET_RUNTIME_CLASS"] == "kata-remote,kata-cc"
         assert (environment["SIZING"], environment["VALIDATE_RESOURCES"]) == ("kubernetes", "true")
+        assert (environment["TLS_MIN_VERSION"], environment["LOG_UNCHANGED"]) == ("VersionTLS13", "true")
 
     @pytest.mark.usefixtures("first_output")
     def test_a_dry_run_of_a_complete_installation_changes_nothing(self, own: Role):

@@ -200,7 +200,10 @@ OWNERS = {
 # The namespaces of containers that exist: the options name those of first installations.
 PLACED = ("node_capacity_namespace", "webhook_namespace")
 # What a role reads of the cluster about an option.
-RESOLVED = {"node_capacity_namespace": "node_capacity_resolved_namespace"}
+RESOLVED = {
+    "node_capacity_namespace": "node_capacity_resolved_namespace",
+    "webhook_target_runtime_classes": "webhook_decided",
+}
 
 
 @dataclass(frozen=True)
@@ -328,6 +331,27 @@ def test_the_namespace_of_a_container_is_that_of_the_cluster():
     assert wrong == set()
     literal = {path for path in FILES_WITH_TASKS if "osc-peerpods'" in path.read_text()}
     assert literal == set()
+
+
+def kept_names(role: str) -> set[str]:
+    """The options that a later run of the role keeps (tests/unit/module_utils/_peerpods/test_kept_options.py)."""
+    return {f"{role}_{name}" for name in load(ROOT / f"roles/{role}/vars/main.yml")[f"{role}_kept_names"]}
+
+
+@pytest.mark.parametrize("role", ["node_capacity", "webhook"])
+def test_a_kept_option_is_read_after_it_was_decided(role: str):
+    """Where the variable is read instead, it has the default although an earlier run has set it."""
+    # An explicit `auto`, and no issuer, keep those of the registration.
+    exempt = {"webhook_certificate", "webhook_cert_manager_issuer"}
+    direct = {
+        f"{expression.file}: {node.name}"
+        for expression in expressions()
+        if expression.file.startswith(f"roles/{role}/")
+        for node in JINJA.parse(expression.template).find_all(nodes.Name)
+        if node.name in kept_names(role) - exempt
+    }
+    assert direct == set()
+    assert not kept_names(role) & load(ROOT / f"roles/{role}/defaults/main.yml").keys()
 
 
 def test_every_reader_exists():

@@ -179,12 +179,13 @@ def details(
         "webhooks": _webhooks(readings.get("webhooks")),
         "placements": _placements(readings, given_namespaces or {}),
         "webhook_options": _webhook_options(readings.get("webhooks")),
+        "node_capacity_options": _kept((readings.get("agent") or {}).get("store")),
         "cert_manager": None if groups is None else CERT_MANAGER_GROUP in groups,
         "service_ca": FACTS["service_ca"][1](readings["service_ca"]) if "service_ca" in readings else None,
         "tls_min_version": _tls_min_version(readings["api_server"]) if "api_server" in readings else None,
         "advertisers": readings.get("advertisers"),
         "operator": readings.get("operator"),
-        "limits": readings.get("limits"),
+        "limits": (readings.get("agent") or {}).get("limits"),
         "subscription": readings.get("subscription"),
         "credentials": readings.get("credentials"),
         "catalogs": None if packages is None else [_catalog(package) for package in packages],
@@ -218,7 +219,7 @@ def _placements(readings: Mapping[str, Any], given: Mapping[str, str | None]) ->
     registration = next((entry for entry in webhooks if entry["metadata"]["name"] == WEBHOOK), None)
     found = {
         "webhook": namespace_of_registration(registration),
-        "node_capacity": namespace_of_binding(readings.get("agent_binding")),
+        "node_capacity": namespace_of_binding((readings.get("agent") or {}).get("binding")),
     }
     return {
         role: {
@@ -233,13 +234,16 @@ def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:
     """The options of the role webhook that its registration keeps."""
     if configurations is None:
         return None
-    annotations = next(
-        (entry["metadata"].get("annotations") for entry in configurations if entry["metadata"]["name"] == WEBHOOK), None
-    )
+    return _kept(next((entry for entry in configurations if entry["metadata"]["name"] == WEBHOOK), None))
+
+
+def _kept(object_: dict | None) -> dict:
+    """The options that the role which wrote this object keeps."""
+    annotations = (object_ or {}).get("metadata", {}).get("annotations")
     try:
         return json.loads((annotations or {}).get(OPTIONS_ANNOTATION, "{}"))
     except ValueError:
-        # The role webhook reports it.
+        # The role reports it.
         return {}
 
 

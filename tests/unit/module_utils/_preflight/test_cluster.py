@@ -220,6 +220,7 @@ def test_details_of_an_old_api_server_without_an_operator():
         "mirrors": None,
         "disabled_catalogs": None,
         "aro": None,
+        "node_capacity_options": {},
         "placements": {role: {"namespace": None, "problem": None} for role in ("node_capacity", "webhook")},
         "unread": {"webhooks": "no"},
     }
@@ -240,6 +241,7 @@ def test_the_registration_has_the_options_of_its_webhook(annotations: dict | Non
     ]
     described = details({"webhooks": webhooks, "groups": {"cert-manager.io"}}, {})
     assert (described["webhook_options"], described["cert_manager"]) == (options, True)
+    assert details({"agent": {"store": webhooks[1]}}, {})["node_capacity_options"] == options
     assert details({"webhooks": [], "groups": set()}, {})["cert_manager"] is False
 
 
@@ -284,7 +286,9 @@ def test_a_catalog_has_the_head_of_each_channel():
 
 def test_details_that_could_not_be_read_are_null():
     described = details({}, {"version": "no"})
-    assert {value for key, value in described.items() if key not in ("placements", "unread")} == {None}
+    reads = {"placements", "node_capacity_options", "unread"}
+    assert {value for key, value in described.items() if key not in reads} == {None}
+    assert described["node_capacity_options"] == {}
     nowhere = {"namespace": None, "problem": None}
     assert described["placements"] == {"webhook": nowhere, "node_capacity": nowhere}
 
@@ -303,9 +307,11 @@ def test_a_namespace_that_differs_from_that_of_the_container_is_a_problem():
                 ],
             }
         ],
-        "agent_binding": {
-            "metadata": metadata,
-            "subjects": [{"name": "peerpods-node-capacity", "namespace": "infra"}],
+        "agent": {
+            "binding": {
+                "metadata": metadata,
+                "subjects": [{"name": "peerpods-node-capacity", "namespace": "infra"}],
+            }
         },
     }
     for given, is_problem in ((None, False), ("infra", False), ("other", True)):
