@@ -41,7 +41,8 @@ options:
         C(optional) may be empty. C(secret_key) is the key of a token's row in C(peer-pods-secret).
       - >-
         C(image) has the C(cluster_id), the C(image_id), C(uri) and C(config) of the options, and the S3 C(bucket) that
-        the role creates, empty if none. C(creates_identity) is whether it creates the identity of cloud-api-adaptor.
+        the role creates, empty if none. C(kept) is the image that an interrupted teardown has kept. C(creates_identity)
+        is whether it creates the identity of cloud-api-adaptor.
     type: dict
     required: true
 """

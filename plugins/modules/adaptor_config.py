@@ -27,6 +27,9 @@ description:
     when every pod is up to date. The annotation C(osc.peerpods/caa-update-strategy) keeps the value to restore, so that
     an interrupted run can be resumed. If the operator does not apply V(OnDelete) in time, the module fails and writes
     nothing else.
+  - >-
+    If the annotation C(osc.peerpods/pod-vm-image) of C(peer-pods-cm) has the ID of the image that an interrupted
+    teardown has taken out of it, the module restores the ID, unless another image was set since.
   - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:
   - The osc.peerpods authors (@osc-peerpods)
@@ -90,6 +93,7 @@ options:
   resume:
     description:
       - Replace pods with older settings also if nothing needs to be written, such as after an interrupted run.
+      - Without pods of cloud-api-adaptor, only what an interrupted run has kept is restored.
     type: bool
     default: false
   runtime_classes:

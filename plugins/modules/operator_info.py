@@ -143,8 +143,16 @@ pod_vm_image:
           O(osc.peerpods.operator_wait#module:image_requested_after). Empty if an image is set, without a KataConfig, or
           if the operator has not reported this within the lifetime of events.
       type: str
+    kept:
+      description: >-
+        The ID that an interrupted teardown has taken out of C(peer-pods-cm) and not restored, else empty. The next run
+        of M(osc.peerpods.adaptor_config) restores it.
+      type: str
     is_created:
       description: Whether no image is set, and a job that creates one exists.
+      type: bool
+    is_running:
+      description: Whether no image is set, and a job that creates one has not ended.
       type: bool
     buckets:
       description:
@@ -166,7 +174,9 @@ pod_vm_image:
     id: ami-0123456789abcdef0
     of_job: true
     failed: ""
+    kept: ""
     is_created: false
+    is_running: false
     buckets: {created: podvm-image-262093934.0.1, needed: "", default: podvm-image-262093934.0.1}
 teardown:
   description: What the entry point C(teardown) of the role P(osc.peerpods.operator_install#role) does.
@@ -388,8 +398,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
     cluster_module,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.client import (
-    has_image_job,
     read_image_failure_time,
+    read_image_job_object,
     read_machine_configs,
     read_objects,
     read_package_manifests,
@@ -397,7 +407,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
     read_subscription,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_bucket import buckets_in_cluster
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import has_ended
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     describe_catalogs,
     describe_object,
@@ -423,6 +433,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PEER_PODS_CM,
     configs_path,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import INFRASTRUCTURE_PATH
 
 
@@ -498,7 +509,7 @@ def main() -> None:
         image = pod_vm_image(settings)
         is_without_image = not image["id"] and any(kind == "KataConfig" for _version, kind, _entry in existing)
         failed = read_image_failure_time(cluster, namespace) if is_without_image else ""
-        is_created = is_without_image and has_image_job(cluster, namespace)
+        job = read_image_job_object(cluster, namespace) if is_without_image else None
     except ClusterError as error:
         module.fail_json(msg=str(error))
     catalogs = None if manifests is None else describe_catalogs(manifests)
@@ -510,7 +521,8 @@ def main() -> None:
         pod_vm_image={
             **image,
             "failed": failed,
-            "is_created": is_created,
+            "is_created": job is not None,
+            "is_running": job is not None and not has_ended(job),
             "buckets": buckets_in_cluster(
                 objects, ((subscription or {}).get("status") or {}).get("installedCSV") or ""
             ),

@@ -204,7 +204,7 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
 
     def state(*, creates: bool, **settings: str) -> dict:
-        image = {"key": "PODVM_AMI_ID", "id": "", "failed": "", "is_created": creates}
+        image = {"key": "PODVM_AMI_ID", "id": "", "kept": "", "failed": "", "is_created": creates}
         objects = [{**described, **config_map, "content": {**names, **settings}}]
         return {"objects": objects, "catalogs": [], "subscription": None, "pod_vm_image": image}
 

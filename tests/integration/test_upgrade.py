@@ -28,6 +28,10 @@ BACKUP = "peerpods-kataconfig"
 # A finalizer of another owner.
 HOLD = "example.com/hold"
 
+# The annotations with which an interrupted run keeps what it must restore.
+KEPT_IMAGE = "osc.peerpods/pod-vm-image"
+HELD = "osc.peerpods/caa-update-strategy"
+
 # The image that the operator's job makes.
 RENEWED_IMAGE = IMAGINED["aws"]
 
@@ -185,6 +189,16 @@ def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, mo
 
 def test_a_renewal(world: World, upgrade: Upgrade):
     world.cluster.kubectl("annotate", "kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
+    # An owner that exists, and one that was deleted.
+    namespace = world.cluster.get("namespace", "default")["metadata"]
+    owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": namespace["uid"]}
+    lost_owner = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "name": "gone",
+        "uid": "7f1c8c1e-30a5-4a2b-9a53-1f5d1f3f4a3e",
+    }
+    world.cluster.merge("kataconfig/kata", {"metadata": {"ownerReferences": [owner, lost_owner]}})
     (before,) = upgrade.kata_configs()
     completed = upgrade.succeeds(**CONFIRMED)
     (after,) = upgrade.kata_configs()
@@ -193,6 +207,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
         before["spec"],
         *(before["metadata"].get(key) for key in ("name", "labels", "annotations")),
     ]
+    assert after["metadata"]["ownerReferences"] == [owner]
     assert upgrade.image() == RENEWED_IMAGE
     assert "in place of ami-0" in completed.stdout
     names = [config_map["metadata"]["name"] for config_map in world.cluster.get("configmaps", *NAMESPACE_ARGS)["items"]]
@@ -240,9 +255,11 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
     """The image that peer-pods-cm names, which the operator would delete, and objects that another owner takes over or
     creates again while the nodes are rolled."""
     cluster = upgrade.cluster
+    meanwhile: list[dict] = []
 
     def another_owner() -> None:
         wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=60)
+        meanwhile.append(cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS))
         cluster.kubectl("label", "configmap", "osc-feature-gates", "app.kubernetes.io/part-of-", *NAMESPACE_ARGS)
         cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
         cluster.apply(openshift.POD_VM_CREDENTIALS)
@@ -250,14 +267,22 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
         wait_for("the operator", lambda: upgrade.kata_configs()[0]["metadata"]["finalizers"] == held, seconds=60)
         cluster.merge("kataconfig/kata", {"metadata": {"finalizers": None}})
 
-    cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": "ami-mine"}}, OPERATOR_NAMESPACE)
-    gates = {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE}
-    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": gates, "data": {}})
+    # An interrupted teardown has taken the image out, and the operator has made one meanwhile.
+    cluster.kubectl("annotate", "configmap", "peer-pods-cm", f"{KEPT_IMAGE}=ami-mine", *NAMESPACE_ARGS)
+    # A run that holds a replacement of cloud-api-adaptor pods was interrupted.
+    gates = {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE, "annotations": {HELD: "RollingUpdate"}}
+    held_gates = {"caaUpdateStrategy": "OnDelete"}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": gates, "data": held_gates})
     for name in ("configmap/osc-feature-gates", "secret/peer-pods-secret", "kataconfig/kata"):
         cluster.kubectl("label", name, "app.kubernetes.io/part-of=osc.peerpods", *NAMESPACE_ARGS)
     teardown = replace(upgrade, playbook=ROOT / "playbooks" / "teardown.yml")
+    # The parts after one that fails are planned, too.
     with upgrade.unchanged():
-        planned = teardown.succeeds("--check", "--tags", "operator_install")
+        planned = teardown.run_with("--check", "--tags", "webhook,operator_install", webhook_timeout="soon")
+    (failure,) = artifacts(planned.stdout)["peerpods_teardown"]["failures"]
+    assert "webhook_timeout" in failure
+    assert f"These tasks failed: {failure} The parts that do not depend" in failure_message(planned)
+    cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": "ami-mine"}}, OPERATOR_NAMESPACE)
     finalizers = upgrade.kata_configs()[0]["metadata"]["finalizers"]
     cluster.merge("kataconfig/kata", {"metadata": {"finalizers": [*finalizers, HOLD]}})
     with ThreadPoolExecutor(1) as pool:
@@ -268,11 +293,21 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
         assert artifacts(completed.stdout)["peerpods_teardown"]["stays"]["images"] == ["ami-mine"]
         assert "The image of the VMs, ami-mine, stays" in completed.stdout
     assert not upgrade.kata_configs()
+    (settings,) = meanwhile
+    assert settings["metadata"]["annotations"][KEPT_IMAGE] == "ami-mine"
+    assert settings["data"]["PODVM_AMI_ID"] != "ami-mine"
     # The pods of deleted jobs stay.
     containers = [pod["spec"]["containers"][0] for pod in cluster.get("pods", *NAMESPACE_ARGS)["items"]]
     assert {"name": "AMI_ID", "value": "ami-mine"} not in [each for one in containers for each in one.get("env", ())]
     # A user has created peer-pods-cm.
     assert upgrade.image() == "ami-mine"
+    assert KEPT_IMAGE not in cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["metadata"]["annotations"]
+    restored = cluster.get("configmap", "osc-feature-gates", *NAMESPACE_ARGS)
+    assert (restored["data"], HELD in restored["metadata"].get("annotations", {})) == (
+        {"caaUpdateStrategy": "RollingUpdate"},
+        False,
+    )
+    assert artifacts(removed.stdout)["peerpods_teardown"]["failures"] == []
     kept = {"ConfigMap/osc-feature-gates", "Secret/peer-pods-secret"}
     assert kept <= {*artifacts(removed.stdout)["peerpods_teardown"]["stays"]["operator"]}
     for name in ("configmap/osc-feature-gates", "secret/peer-pods-secret"):

@@ -34,6 +34,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._adaptor.plan import 
     is_of_template,
     is_ready,
     node_of,
+    own_strategy,
+    plan_config_map,
     plan_settings,
     plan_write,
     refuse_bad_gates,
@@ -231,7 +233,9 @@ class _Run:
             except ClusterError as error:
                 if error.status != 403:
                     raise
-        if self.desired.gates or (has_adaptor and self.operator and self.operator.behaviour.has_update_strategy):
+        has_strategy = has_adaptor and self.operator and self.operator.behaviour.has_update_strategy
+        # An interrupted run may have left a strategy, also where cloud-api-adaptor was removed since.
+        if self.desired.gates or self.desired.resume or has_strategy:
             gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         return CurrentSettings(config_map, secret, gates)
 
@@ -286,7 +290,7 @@ class _Run:
             self._predict(plan)
             return
         if plan.restores_strategy:
-            self._restore_strategy(plan)
+            self._restore_strategy()
         if not plan.changed:
             return
         if plan.mode == HOLD:
@@ -305,7 +309,7 @@ class _Run:
             return
         waiting = self._replace(plan)
         if plan.mode == HOLD or before.is_held:
-            self._restore_strategy(plan)
+            self._restore_strategy()
         self.waiting = sorted(waiting)
         busy = {node: pods for node, pods in waiting.items() if pods}
         if busy:
@@ -377,9 +381,7 @@ class _Run:
                 current.config_map,
                 "ConfigMap",
                 PEER_PODS_CM,
-                lambda now: plan_write(
-                    "ConfigMap", PEER_PODS_CM, now, self.desired.config_map, only_missing=self.desired.only_missing
-                ),
+                lambda now: plan_config_map(now, self.desired),
             )
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:
@@ -398,7 +400,7 @@ class _Run:
             current.gates,
             "ConfigMap",
             FEATURE_GATES,
-            lambda now: hold_write(now, plan.strategy),
+            lambda now: hold_write(now, self._requested_strategy),
         )
         self.strategy["after"] = ON_DELETE
 
@@ -410,7 +412,7 @@ class _Run:
         if self._until(is_on_delete, seconds):
             return
         if not held.is_held:
-            self._write_strategy(held.own)
+            self._write_strategy(None)
             self.written.remove(f"ConfigMap/{FEATURE_GATES}")
             # The ConfigMap is as it was.
             del self.cluster.writes[writes_before:]
@@ -566,7 +568,7 @@ class _Run:
                 self.result(),
             )
 
-    def _restore_strategy(self, plan: Plan) -> None:
+    def _restore_strategy(self) -> None:
         """Restore the user's strategy, unless the operator would then replace pods."""
         daemon_set = self.daemon_set_now()
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
@@ -578,14 +580,18 @@ class _Run:
         ):
             self.module.log(f"caaUpdateStrategy stays {ON_DELETE}: not every pod is up to date")
             return
-        self._write_strategy(plan.strategy)
+        self._write_strategy(self._requested_strategy)
 
-    def _write_strategy(self, strategy: str | None) -> None:
+    @property
+    def _requested_strategy(self) -> str | None:
+        return self.desired.gates.get(UPDATE_STRATEGY_KEY)
+
+    def _write_strategy(self, requested: str | None) -> None:
         gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
-        self.strategy["after"] = strategy
+        self.strategy["after"] = own_strategy(gates, requested)
         if gates is None:
             return
-        written = self._write(gates, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, strategy))
+        written = self._write(gates, "ConfigMap", FEATURE_GATES, lambda now: restore_write(now, requested))
         key, value = PART_OF
         if (
             written is not None

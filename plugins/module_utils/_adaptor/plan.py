@@ -25,6 +25,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     UPDATE_STRATEGIES,
     UPDATE_STRATEGY_KEY,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import KEPT_IMAGE, kept_data
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 ROLLING_UPDATE, ON_DELETE = UPDATE_STRATEGIES
@@ -149,6 +150,12 @@ def plan_write(
         return None
     version = None if object_ is None else object_["metadata"]["resourceVersion"]
     return Write(kind, name, version, {key: data.get(key) for key in changed}, changed, noted)
+
+
+def plan_config_map(object_: dict | None, desired: DesiredSettings) -> Write | None:
+    """The write to peer-pods-cm, which restores the image that an interrupted teardown has taken out of it."""
+    settings = {**kept_data(object_), **desired.config_map}
+    return plan_write("ConfigMap", PEER_PODS_CM, object_, settings, {KEPT_IMAGE: None}, desired.only_missing)
 
 
 def _encoded(value: str | None) -> str | None:
@@ -320,9 +327,7 @@ def plan_settings(
 ) -> Plan:
     """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` the stale pods among them."""
     pods, stale = tuple(pods), tuple(stale)
-    config_map = plan_write(
-        "ConfigMap", PEER_PODS_CM, current.config_map, desired.config_map, only_missing=desired.only_missing
-    )
+    config_map = plan_config_map(current.config_map, desired)
     secret = plan_write("Secret", PEER_PODS_SECRET, current.secret, desired.secret)
     held = strategy_of(current.gates)
     own = desired.gates.get(UPDATE_STRATEGY_KEY, held.own)
@@ -331,7 +336,8 @@ def plan_settings(
     writes = gates or secret or config_map
     daemon_set = operator.daemon_set if operator else None
     if operator is None or daemon_set is None or not pods:
-        restores_strategy = held.is_held and not writes
+        # No pod exists that the operator would replace.
+        restores_strategy = held.is_held and not gates
         return Plan(gates, secret, config_map, WRITE, (), stale, derived, own, restores_strategy)
     pending = (
         operator.rolls
@@ -378,19 +384,25 @@ def _derived(gates: Write | None, config_map: dict | None, settings: Mapping[str
     return {} if data.get(DISABLE_CVM) == disable_cvm else {DISABLE_CVM: disable_cvm}
 
 
-def hold_write(gates: dict | None, own: str | None) -> Write | None:
-    """Set OnDelete, and keep `own` in an annotation."""
+def own_strategy(gates: dict | None, requested: str | None = None) -> str | None:
+    """The value of caaUpdateStrategy that this run requests, else that of the user, as it is now."""
+    return requested or strategy_of(gates).own
+
+
+def hold_write(gates: dict | None, requested: str | None = None) -> Write | None:
+    """Set OnDelete, and keep the value to restore in an annotation."""
     return plan_write(
         "ConfigMap",
         FEATURE_GATES,
         gates,
         {UPDATE_STRATEGY_KEY: ON_DELETE},
-        {HOLD_ANNOTATION: own or ""},
+        {HOLD_ANNOTATION: own_strategy(gates, requested) or ""},
     )
 
 
-def restore_write(gates: dict | None, own: str | None) -> Write | None:
-    return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: own}, {HOLD_ANNOTATION: None})
+def restore_write(gates: dict | None, requested: str | None = None) -> Write | None:
+    strategy = own_strategy(gates, requested)
+    return plan_write("ConfigMap", FEATURE_GATES, gates, {UPDATE_STRATEGY_KEY: strategy}, {HOLD_ANNOTATION: None})
 
 
 def node_of(pod: dict) -> str:

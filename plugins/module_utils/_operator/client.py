@@ -162,7 +162,7 @@ def read_image_job(cluster: Cluster, namespace: str, since: str, now: datetime) 
     image = check_job(settings, (), None, (), (), since, now)
     if image.image:
         return image
-    job = cluster.get(_image_job(namespace))
+    job = read_image_job_object(cluster, namespace)
     pods = _image_pods(cluster, namespace)
     events = [] if job else read_events(cluster, namespace, CREATION_JOB)
     secret = {} if job else _read_secret(cluster, namespace)
@@ -202,9 +202,9 @@ def _read_log(cluster: Cluster, namespace: str, pod: Mapping | None) -> tuple[st
         return name, None, str(error)
 
 
-def has_image_job(cluster: Cluster, namespace: str) -> bool:
-    """Whether a job exists that creates an image. After a failure, the operator deletes it."""
-    return cluster.get(_image_job(namespace)) is not None
+def read_image_job_object(cluster: Cluster, namespace: str) -> dict | None:
+    """The job that creates an image. After a failure, the operator deletes it."""
+    return cluster.get(_image_job(namespace))
 
 
 def _image_job(namespace: str) -> str:

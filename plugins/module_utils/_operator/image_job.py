@@ -26,6 +26,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.progress im
     elapsed,
     parse_time,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 CREATION_JOB = "osc-podvm-image-creation"
@@ -51,13 +52,6 @@ BUCKET_EXISTS = ("BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 # after that (register_ami). If EC2 rejects the registration, the ID is empty, and the snapshot stays.
 REGISTERS_LINE = re.compile(r"Registering AMI with Snapshot (snap-[0-9a-f]+)")
 REGISTERED_LINE = re.compile(r"AMI ID: ami-[0-9a-f]+")
-
-# The key of peer-pods-cm with the ID of the image, by the value of CLOUD_PROVIDER.
-IMAGE_KEYS = {"aws": "PODVM_AMI_ID", "azure": "AZURE_IMAGE_ID"}
-
-# The annotation of peer-pods-cm with the ID of the image that a job has made, by that key (aws-podvm-image-handler.sh
-# and azure-podvm-image-handler.sh in config/peerpods/podvm). Only the scripts write it.
-MADE_BY_JOB = {"PODVM_AMI_ID": "LATEST_AMI_ID", "AZURE_IMAGE_ID": "LATEST_IMAGE_ID"}
 
 # The keys without which the operator does not begin (validatePeerPodsConfigs): of peer-pods-cm, and of peer-pods-secret
 # the alternatives, of which newer releases take the second one, for tokens.
@@ -107,16 +101,6 @@ class ImageJob:
     is_active: bool = False
 
 
-def pod_vm_image(settings: Mapping[str, Any] | None) -> dict:
-    """The key of peer-pods-cm that holds the ID of the pod VM image, the ID, empty if there is no image, and whether
-    an image job has made it. Which case an ID of Azure has is of no meaning."""
-    data = (settings or {}).get("data") or {}
-    key = IMAGE_KEYS.get(data.get("CLOUD_PROVIDER", ""), IMAGE_KEYS["aws"])
-    image = data.get(key, "")
-    made = (((settings or {}).get("metadata") or {}).get("annotations") or {}).get(MADE_BY_JOB[key], "")
-    return {"key": key, "id": image, "of_job": bool(image) and image.lower() == made.lower()}
-
-
 def last_failure(events: Iterable[Mapping[str, Any]]) -> str:
     """When the operator last reported a failed job, as the API server recorded it; empty if it has not."""
     return max(
@@ -141,7 +125,7 @@ def check_job(
         return ImageJob(image["id"])
     attempts = _attempts(pods)
     first, newest = _first_failed(attempts), attempts[-1] if attempts else None
-    conditions = {each["type"]: each for each in _status(job).get("conditions") or () if each["status"] == "True"}
+    conditions = _conditions(job)
     if "Failed" in conditions:
         reason = conditions["Failed"].get("message") or conditions["Failed"].get("reason") or "no reason is reported"
         return ImageJob(failure=_failure(image["key"], reason.rstrip(".")), pod=first, last=newest)
@@ -290,6 +274,15 @@ def _without_id(key: str) -> str:
         "waits for it without end: no peer pod starts. UPDATE_PEERPODS_CM in aws-podvm-image-cm or "
         "azure-podvm-image-cm must be yes; after correcting it, delete the job."
     )
+
+
+def has_ended(job: Mapping[str, Any]) -> bool:
+    """Whether the job has completed or failed."""
+    return bool({"Complete", "Failed"} & _conditions(job).keys())
+
+
+def _conditions(job: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    return {each["type"]: each for each in _status(job).get("conditions") or () if each["status"] == "True"}
 
 
 def _status(job: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -91,9 +91,11 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     }
     changed = {key: value for key, value in written.items() if key not in (required & stored.keys()) - empty}
     known = {name: existing.content(entry) for name, entry in existing.image_settings.items()}
+    # The next write to peer-pods-cm restores an image that an interrupted teardown has kept.
+    has_image = bool(options["image"].get("kept")) or any(map(stored.get, IMAGE_KEYS))
     image = image_settings(
         options["platform"],
-        {**options["image"], "existing": known, "has_image": any(map(stored.get, IMAGE_KEYS))},
+        {**options["image"], "existing": known, "has_image": has_image},
         credentials.way,
         csv,
         keys_are_temporary=credentials.is_temporary,

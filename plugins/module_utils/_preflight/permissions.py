@@ -117,6 +117,9 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
         ("", "configmaps"): ("get", "patch", "delete"),
         ("", "namespaces"): ("get", "delete"),
         ("", "secrets"): ("get", "delete"),
+        # The settings of other owners are restored when cloud-api-adaptor is gone.
+        ("apps", "daemonsets"): ("get",),
+        ("batch", "jobs"): ("get", "delete"),
         ("cloudcredential.openshift.io", "credentialsrequests"): ("get", "delete"),
         ("kataconfiguration.openshift.io", "kataconfigs"): _REMOVE,
         ("machineconfiguration.openshift.io", "machineconfigpools"): ("list",),

@@ -222,14 +222,47 @@ def test_the_owner_of_the_strategy(feature_gates, own, is_held):
 @pytest.mark.parametrize("own", [None, "RollingUpdate"])
 def test_the_strategy_is_restored(own):
     before = gates() if own is None else gates(caaUpdateStrategy=own)
-    write = hold_write(before, own)
+    write = hold_write(before)
     assert write.data == {"caaUpdateStrategy": "OnDelete"}
     assert write.annotations == {HOLD_ANNOTATION: own or ""}
     held_gates = gates(own or "", caaUpdateStrategy="OnDelete")
-    assert hold_write(held_gates, strategy_of(held_gates).own) is None
-    restored = restore_write(held_gates, strategy_of(held_gates).own)
+    assert hold_write(held_gates) is None
+    restored = restore_write(held_gates)
     assert restored.data == {"caaUpdateStrategy": own}
     assert restored.annotations == {HOLD_ANNOTATION: None}
+    assert restore_write(held_gates, "RollingUpdate").data == {"caaUpdateStrategy": "RollingUpdate"}
+
+
+def test_a_strategy_that_a_user_sets_meanwhile_is_kept():
+    restored = restore_write(gates("", caaUpdateStrategy="RollingUpdate"))
+    assert (restored.data, restored.annotations) == ({}, {HOLD_ANNOTATION: None})
+
+
+@pytest.mark.parametrize(
+    ("data", "desired", "written"),
+    [
+        ({}, {}, {"PODVM_AMI_ID": "ami-mine"}),
+        ({"PODVM_AMI_ID": ""}, NEW, {"PODVM_AMI_ID": "ami-mine", **NEW}),
+        ({}, {"PODVM_AMI_ID": "ami-new"}, {"PODVM_AMI_ID": "ami-new"}),
+        # A user has set another image since.
+        ({"PODVM_AMI_ID": "ami-other"}, {}, {}),
+    ],
+)
+@pytest.mark.parametrize("pods", [[], [pod()]])
+def test_the_image_that_an_interrupted_teardown_keeps_is_restored(data: dict, desired: dict, written: dict, pods: list):
+    """Like any other write: it replaces the pods."""
+    settings = config_map(**data)
+    settings["metadata"]["annotations"] = {"osc.peerpods/pod-vm-image": "ami-mine"}
+    plan = plan_settings(CurrentSettings(settings), DesiredSettings(desired), NEWEST, pods, [])
+    assert plan.config_map.data == written
+    assert plan.config_map.annotations == {"osc.peerpods/pod-vm-image": None}
+    assert (plan.mode, len(plan.targets)) == (("hold", 1) if pods else ("write", 0))
+
+
+def test_an_interrupted_run_is_completed_together_with_a_write_if_no_pod_exists():
+    current = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
+    assert plan_settings(current, DesiredSettings(NEW), NEWEST, [], []).restores_strategy
+    assert not plan_settings(current, DesiredSettings(NEW), NEWEST, [pod()], []).restores_strategy
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job i
     describe_log,
     failed_container,
     last_failure,
-    pod_vm_image,
     redact,
 )
 
@@ -54,38 +53,6 @@ def event(reason="PodVMImageJobFailed", message="m", **since) -> dict:
 
 def checked(settings=None, keys=KEYS, job=None, pods=(), events=(), since="") -> ImageJob:
     return check_job({"data": SETTINGS if settings is None else settings}, keys, job, pods, events, since, NOW)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (None, {"key": "PODVM_AMI_ID", "id": ""}),
-        ({"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": "ami-0"}, {"key": "PODVM_AMI_ID", "id": "ami-0"}),
-        ({"CLOUD_PROVIDER": "azure", "AZURE_IMAGE_ID": "/i"}, {"key": "AZURE_IMAGE_ID", "id": "/i"}),
-    ],
-)
-def test_the_image_of_the_pod_vms(data: dict | None, expected: dict):
-    assert pod_vm_image(data and {"data": data}) == {**expected, "of_job": False}
-
-
-@pytest.mark.parametrize(
-    ("key", "image", "annotations", "of_job"),
-    [
-        ("PODVM_AMI_ID", "ami-0", {"LATEST_AMI_ID": "ami-0"}, True),
-        ("AZURE_IMAGE_ID", "/g/i", {"LATEST_IMAGE_ID": "/G/I"}, True),
-        # A user has set another image since, or no image is set.
-        ("PODVM_AMI_ID", "ami-1", {"LATEST_AMI_ID": "ami-0"}, False),
-        ("PODVM_AMI_ID", "", {"LATEST_AMI_ID": "ami-0"}, False),
-        ("PODVM_AMI_ID", "", {"LATEST_AMI_ID": ""}, False),
-        # No job has made one, or only one of the other cloud.
-        ("PODVM_AMI_ID", "ami-0", {"LATEST_IMAGE_ID": "ami-0"}, False),
-        ("PODVM_AMI_ID", "ami-0", {}, False),
-        ("PODVM_AMI_ID", "ami-0", None, False),
-    ],
-)
-def test_who_made_the_image(key: str, image: str, annotations: dict | None, of_job: bool):
-    data = {"CLOUD_PROVIDER": "aws" if key == "PODVM_AMI_ID" else "azure", key: image}
-    assert pod_vm_image({"metadata": {"annotations": annotations}, "data": data})["of_job"] is of_job
 
 
 class TestAJob:

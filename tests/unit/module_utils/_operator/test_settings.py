@@ -3,6 +3,15 @@ from __future__ import annotations
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.settings import operator_settings
 
+IMAGE = {
+    "cluster_id": "0f9f3c6e-6d1c",
+    "image_id": "",
+    "uri": "",
+    "config": {},
+    "bucket": "",
+    "creates_identity": False,
+}
+
 
 def settings(*rows, **options) -> dict:
     defaults = {
@@ -20,14 +29,7 @@ def settings(*rows, **options) -> dict:
         "subscription": [],
         "kata_config": [],
         "public_key": "",
-        "image": {
-            "cluster_id": "0f9f3c6e-6d1c",
-            "image_id": "",
-            "uri": "",
-            "config": {},
-            "bucket": "",
-            "creates_identity": False,
-        },
+        "image": IMAGE,
         "take_over": False,
         "before_networking": False,
         "namespace": "osc",
@@ -271,21 +273,23 @@ def test_a_setting_that_must_not_be_empty_replaces_an_empty_one(managed: bool):
 
 
 @pytest.mark.parametrize(
-    ("secret", "data", "is_refused"),
+    ("secret", "data", "kept", "is_refused"),
     [
-        (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, True),
-        (["AWS_KEY"], {}, False),
-        (["AWS_KEY", "AWS_SESSION_TOKEN"], {"PODVM_AMI_ID": "ami-1"}, False),
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, "", True),
+        (["AWS_KEY"], {}, "", False),
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {"PODVM_AMI_ID": "ami-1"}, "", False),
+        # An interrupted teardown has kept an image, which is restored.
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, "ami-1", False),
     ],
 )
-def test_a_bootc_image_of_a_user_needs_a_permanent_key(secret: list[str], data: dict, is_refused: bool):
+def test_a_bootc_image_of_a_user_needs_a_permanent_key(secret: list[str], data: dict, kept: str, is_refused: bool):
     objects = [
         existing("Secret", "peer-pods-secret", dict.fromkeys(secret), managed=False),
         existing("ConfigMap", "aws-podvm-image-cm", {"PODVM_IMAGE_URI": "bootc::quay.io/a"}, managed=False),
         existing("ConfigMap", "peer-pods-cm", data, managed=False),
     ]
     unset = [{"key": "AWS_KEY", "option": "role_key", "value": "", "remedy": "Set it."}]
-    problems = settings(objects=objects, credentials=unset)["problems"]
+    problems = settings(objects=objects, credentials=unset, image={**IMAGE, "kept": kept})["problems"]
     assert ["temporary access key" in problem for problem in problems] == [True] * is_refused
 
 

@@ -1,0 +1,41 @@
+# Copyright: the osc.peerpods authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The ID of the image of the pod VMs in peer-pods-cm (no I/O here)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# The key of peer-pods-cm with the ID of the image, by the value of CLOUD_PROVIDER.
+IMAGE_KEYS = {"aws": "PODVM_AMI_ID", "azure": "AZURE_IMAGE_ID"}
+
+# The annotation of peer-pods-cm with the ID of the image that a job has made, by that key (aws-podvm-image-handler.sh
+# and azure-podvm-image-handler.sh in config/peerpods/podvm of openshift/sandboxed-containers-operator). Only the
+# scripts write it.
+MADE_BY_JOB = {"PODVM_AMI_ID": "LATEST_AMI_ID", "AZURE_IMAGE_ID": "LATEST_IMAGE_ID"}
+
+# The annotation of peer-pods-cm with the ID that a teardown has taken out of it, so that the operator does not delete
+# the image. The next run restores it.
+KEPT_IMAGE = "osc.peerpods/pod-vm-image"
+
+
+def pod_vm_image(settings: Mapping[str, Any] | None) -> dict:
+    """The key of peer-pods-cm that holds the ID of the pod VM image, the ID, empty if there is no image, whether an
+    image job has made it, and the ID that an interrupted teardown has not restored.
+
+    Which case an ID of Azure has is of no meaning. A teardown's ID is outdated if a user has set another one since.
+    """
+    data = (settings or {}).get("data") or {}
+    annotations = ((settings or {}).get("metadata") or {}).get("annotations") or {}
+    key = IMAGE_KEYS.get(data.get("CLOUD_PROVIDER", ""), IMAGE_KEYS["aws"])
+    image = data.get(key, "")
+    of_job = bool(image) and image.lower() == annotations.get(MADE_BY_JOB[key], "").lower()
+    kept = annotations.get(KEPT_IMAGE, "") if of_job or not image else ""
+    return {"key": key, "id": image, "of_job": of_job, "kept": kept}
+
+
+def kept_data(settings: Mapping[str, Any] | None) -> dict[str, str]:
+    """What restores the ID in peer-pods-cm that an interrupted teardown has taken out of it."""
+    image = pod_vm_image(settings)
+    return {image["key"]: image["kept"]} if image["kept"] else {}
