@@ -570,6 +570,8 @@ def test_missing_and_conflicting_settings_are_reported_together(role, cluster: C
         webhook_health_port=9443,
         webhook_client_ca="/etc/pki/ca.crt",
         webhook_tls_cipher_suites="AES128-SHA",
+        # The cluster has the TLS profile Modern.
+        webhook_tls_min_version="VersionTLS12",
     )
     called = "/webhooks/0/clientConfig/service/namespace"
 
