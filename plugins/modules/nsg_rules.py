@@ -192,6 +192,14 @@ options:
     type: str
     choices: [fail, warn]
     default: fail
+  purge_rules:
+    description:
+      - >-
+        Whether O(state=present) removes rules of the cluster in these NSGs that O(rules) does not contain any more.
+        Peer pods that still use their ports would lose their network.
+      - If V(false), such rules are returned, with a warning.
+    type: bool
+    default: false
   state:
     description:
       - V(present) ensures that the rules exist.
@@ -415,6 +423,10 @@ network_security_groups:
         reason:
           description: The reason, as a sentence.
           type: str
+    unused:
+      description: The names of rules of this cluster that stay although O(rules) does not contain them.
+      type: list
+      elements: str
 missing_permissions:
   description: The permissions that the changes need and the identity does not have.
   returned: failure, with O(dry_run=true), if permissions are missing
@@ -517,6 +529,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.worker_network
     worker_network,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import WorkerNodesError
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 PREFIXES = {"type": "list", "elements": "str"}
 DEFAULT_RULES = [
@@ -558,6 +571,7 @@ def make_plan(module: AnsibleModule, nsg: dict, target: Target) -> Plan:
         priority_range=tuple(params["priority_range"]),
         on_covered=params["on_covered"],
         on_shadowed=params["on_shadowed"],
+        purge_rules=params["purge_rules"],
     )
 
 
@@ -593,7 +607,8 @@ def write(arm: Arm, nsg: dict, plan: Plan, timeout: float) -> None:
     if body is None:
         arm.delete(rule_id, NETWORK_API_VERSION, etag, timeout)
     else:
-        arm.put(rule_id, NETWORK_API_VERSION, body, etag, timeout)
+        # A rule that another client has created meanwhile is planned again, under another name.
+        arm.put(rule_id, NETWORK_API_VERSION, body, etag, timeout, is_new=name.lower() not in rules)
 
 
 def missing_permissions(arm: Arm, plans: Iterable[Plan]) -> list[dict]:
@@ -671,6 +686,11 @@ def run(module: AnsibleModule) -> dict:
                 f"{name} of {nsg['name']} is not a rule of this cluster and stays as it is. The rule of this cluster "
                 f"is {instead}."
             )
+        if plan.unused and not dry_run:
+            module.warn(
+                f"Rules of this cluster in {nsg['name']} stay although they are not requested: "
+                f"{join_names(plan.unused)}. If no running peer pod uses them any more, set purge_rules to true."
+            )
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
         **results(done),
@@ -722,6 +742,7 @@ def described(target: Target, nsg: dict, plan: Plan) -> dict:
         "moved": [asdict(move) for move in plan.moved],
         "shadowed": [{"name": name, "shadowed_by": by} for name, by in plan.shadowed],
         "kept": [{"name": name, "reason": reason} for name, reason in plan.kept],
+        "unused": list(plan.unused),
     }
 
 
@@ -758,6 +779,7 @@ def main() -> None:
             "priority_range": {"type": "list", "elements": "int", "default": [100, 4096]},
             "on_covered": {"choices": ["skip", "ensure"], "default": "skip"},
             "on_shadowed": {"choices": ["fail", "warn"], "default": "fail"},
+            "purge_rules": {"type": "bool", "default": False},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "dry_run": {"type": "bool", "default": False},
             "wait_timeout": {"type": "int", "default": 300},

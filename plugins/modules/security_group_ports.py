@@ -32,8 +32,9 @@ description:
   - >-
     Rules that this module adds have the tags C(osc.peerpods/managed=true) and C(osc.peerpods/cluster/ID=NAME) with
     O(cluster_id) and O(cluster_name). If the traffic depends on a rule that this module added for another cluster, that
-    rule gets the tag of this cluster as well, and no other change. Rules without these tags are never changed or
-    removed.
+    rule gets the tag of this cluster as well, and no other change. If another cluster is removing the rule, the module
+    waits up to 30 seconds for the end of the removal, and fails if it does not end. Rules without these tags are never
+    changed or removed.
   - Network ACLs are not evaluated; see M(osc.peerpods.ec2_subnet_network_info).
 options:
   cluster_name:
@@ -115,6 +116,9 @@ options:
         V(absent) removes all rules of the region that have the tag of the cluster, whatever their port or group. From
         rules that also have the tag of another cluster, only the tag of this cluster is removed. The options that name
         workers, groups and ports are ignored.
+      - >-
+        Before a removal, the value of the tag is set to C(leaving:NAME), and the rules are read again, so that no
+        cluster relies on a rule that another one removes at the same time.
     type: str
     choices: [present, absent]
     default: present
@@ -128,6 +132,14 @@ options:
         did not add.
     type: dict
     default: {}
+  purge_rules:
+    description:
+      - >-
+        Whether O(state=present) removes rules of the cluster in these groups that no port of O(ports) needs, such as
+        those of a port that was an option before. Peer pods that still use such a port would lose their network.
+      - If V(false), such rules are returned, with a warning.
+    type: bool
+    default: false
   dry_run:
     description:
       - Change nothing, but check with the C(DryRun) of the EC2 API whether the credentials have the
@@ -139,9 +151,10 @@ notes:
   - >-
     The credentials need C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) and C(ec2:DescribeSecurityGroupRules);
     to open ports C(ec2:AuthorizeSecurityGroupIngress), C(ec2:AuthorizeSecurityGroupEgress) and C(ec2:CreateTags); to
-    remove rules C(ec2:RevokeSecurityGroupIngress), C(ec2:RevokeSecurityGroupEgress) and C(ec2:DeleteTags). If a group
-    has CIDR rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with prefix lists, also
-    C(ec2:GetManagedPrefixListEntries); to choose between several groups C(ec2:DescribeNetworkInterfaces).
+    remove rules C(ec2:RevokeSecurityGroupIngress), C(ec2:RevokeSecurityGroupEgress), C(ec2:CreateTags) and
+    C(ec2:DeleteTags). If a group has CIDR rules for one of the ports, also C(ec2:DescribeVpcs); if it has rules with
+    prefix lists, also C(ec2:GetManagedPrefixListEntries); to choose between several groups
+    C(ec2:DescribeNetworkInterfaces).
   - With O(dry_run=true) and outside of check mode, C(changed) is V(false), because nothing is changed.
   - >-
     If the module fails after it changed something, C(changed) is V(true), and RV(groups) has the changes that were
@@ -296,6 +309,17 @@ groups:
           protocol: tcp
           rule_id: sgr-e44f6f6a4d13d416b
           reason: It is also used by demo-b (6f0c8d5e-3c1b-4d2a-8e9f-0a1b2c3d4e5f).
+    unused:
+      description:
+        - >-
+          With O(state=present), the rules of the cluster in the group that stay although no port of O(ports) needs
+          them, see O(purge_rules).
+      type: list
+      elements: dict
+      sample:
+        - port: 9001
+          protocol: udp
+          rule_id: sgr-e44f6f6a4d13d416b
 reason:
   description: Which security groups were selected, and why.
   returned: success
@@ -339,6 +363,7 @@ instances:
       sample: [sg-f451f7b0118021613]
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -350,13 +375,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     Cluster,
     Port,
     Rule,
+    Tagging,
+    abandoned,
     describe_changes,
     diff_of,
+    explain_abandoned,
     kept_rules,
-    orphaned,
     plan_absent,
     plan_tags,
-    unshared,
+    removals_in_force,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups import (
     DEFAULT_PORTS,
@@ -376,6 +403,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups 
     plan_rules,
     ranks_of,
     undecided,
+    unused_rules,
     wanted_flows,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_nodes import (
@@ -383,18 +411,28 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.worker_no
     WorkerNodesError,
     worker_provider_ids,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 # How often a run plans again because another client changed the same rules at the same time.
 ATTEMPTS = 3
 
+# The pauses until another cluster has completed the removal of a rule that this one has begun to use. Seconds.
+WAITS = (0.5, 1, 2, 4, 8, 15)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes, and what needs none: open ports with the rules that open them, and rules that a removal leaves."""
+    """The changes, and what needs none: open ports with the rules that open them, and rules that a removal leaves.
+
+    The `abandoned` rules are in use, but another cluster may be removing them. The `unused` ones are of the cluster,
+    and stay although no requested port needs them.
+    """
 
     changes: Changes
     already_open: tuple[tuple[Port, tuple[Rule, ...]], ...] = ()
     kept: tuple[tuple[Rule, str], ...] = ()
+    abandoned: tuple[Rule, ...] = ()
+    unused: tuple[Rule, ...] = ()
 
 
 class InterruptionError(Exception):
@@ -414,6 +452,7 @@ class Task:
     tags: dict[str, str]
     dry_run: bool
     check_mode: bool
+    purge: bool = False
 
 
 def converge(
@@ -429,37 +468,54 @@ def converge(
     if task.check_mode and not task.dry_run:
         return plan
     done = Changes()
-    for dummy in range(ATTEMPTS):
-        answered, error = send(ec2, task, plan.changes)
+    marked: dict[str, Rule] = {}
+
+    def marks_in_force(rules: tuple[Rule, ...]) -> Changes:
+        marks = Changes(tagged=tuple(Tagging(rule, task.cluster.mark) for rule in marked.values()))
+        return marks.in_force(rules, task.cluster)
+
+    attempts, waits = ATTEMPTS, iter(WAITS)
+    while attempts:
+        answered, error = send(ec2, task, plan.changes, marked)
         if task.dry_run:
             if error:
                 raise error
             return plan
         # The other cluster of a rule may have removed it before it got the tag of this one: read it again.
-        if not error and len(answered) == len(plan.changes) and not plan.changes.joins(task.cluster):
+        if error or len(answered) < len(plan.changes) or plan.changes.joins(task.cluster):
+            attempts -= 1
+        elif not plan.abandoned:
             already_open = tuple((port, rules) for port, rules in plan.already_open if rules[0] not in done.opened)
             return replace(plan, changes=done + answered, already_open=already_open)
+        elif (wait := next(waits, None)) is not None:
+            time.sleep(wait)
+        else:
+            raise InterruptionError(Ec2Error(explain_abandoned(plan.abandoned)), done + answered, is_known=True)
         try:
             rules = read()
         except Ec2Error as unread:
             # EC2 does not carry out a request that it rejects.
-            raise InterruptionError(error or unread, done + answered, is_known=bool(error and error.code)) from unread
+            is_known = bool(error and error.code) and not marked
+            raise InterruptionError(error or unread, done + answered, is_known) from unread
         done += plan.changes.in_force(rules, task.cluster)
         try:
             if error:
                 raise error
             plan = plan_of(rules)
         except Ec2Error as failed:
-            raise InterruptionError(failed, done, is_known=True) from failed
+            raise InterruptionError(failed, done + marks_in_force(rules), is_known=True) from failed
     raise InterruptionError(
         Ec2Error("Other clients change the same security group rules at the same time. Run the task again later."),
-        done,
+        done + marks_in_force(rules),
         is_known=True,
     )
 
 
-def send(ec2: Ec2, task: Task, changes: Changes) -> tuple[Changes, Ec2Error | None]:
-    """Request the changes, and return those that these requests made, until the first error."""
+def send(ec2: Ec2, task: Task, changes: Changes, marked: dict[str, Rule]) -> tuple[Changes, Ec2Error | None]:
+    """Request the changes, and return those that these requests made, until the first error.
+
+    `marked` gets the rules whose reference of this cluster is marked before their removal.
+    """
     done, dry_run = Changes(), task.dry_run
     reference = task.cluster.reference
     try:
@@ -470,16 +526,16 @@ def send(ec2: Ec2, task: Task, changes: Changes) -> tuple[Changes, Ec2Error | No
             taggings = {t.rule: t for t in changes.tagged if (t.tags == reference) == (tags is reference)}
             if taggings:
                 done += Changes(tagged=tuple(taggings[rule] for rule in ec2.tag(list(taggings), tags, dry_run)))
-        # What another cluster has begun to use since the plan is planned again.
-        sole = changes.revoked
-        if sole and not dry_run:
-            sole = unshared(ec2.managed_rules(), sole, task.cluster)
-        for rules in by_request(sole):
+        if leaving := (*changes.revoked, *changes.released):
+            if unmarked := [rule for rule in leaving if task.cluster.id not in rule.leaving]:
+                marked |= {rule.rule_id: rule for rule in unmarked}
+                ec2.tag(unmarked, task.cluster.mark, dry_run)
+            if not dry_run:
+                changes = removals_in_force(ec2.managed_rules(), changes, task.cluster)
+        for rules in by_request(changes.revoked):
             done += Changes(revoked=tuple(ec2.revoke(rules, dry_run)))
         if changes.released:
             done += Changes(released=tuple(ec2.untag(changes.released, list(reference), dry_run)))
-            for rules in by_request(() if dry_run else orphaned(ec2.managed_rules(), changes.released)):
-                ec2.revoke(rules)
     except Ec2Error as error:
         return done, error
     return done, None
@@ -515,8 +571,15 @@ def plan_present(
     if plan.opened and max(len(ends.worker_groups), len(ends.vm_groups)) > 1:
         ranks = read_ranks(module, ec2, task.cluster, ends, workers)
         plan = plan_rules(flows, ends, rules, addresses, task.cluster.id, ranks)
-    tagged = plan_tags(rules, plan.used, task.cluster, task.tags)
-    return Plan(Changes(opened=plan.opened) + tagged, plan.already_open)
+    unused = unused_rules(rules, flows, ends, task.cluster.id)
+    purged = unused if task.purge else ()
+    tagged = plan_tags([rule for rule in rules if rule not in purged], plan.used, task.cluster, task.tags)
+    return Plan(
+        Changes(opened=plan.opened) + tagged + plan_absent(purged, task.cluster),
+        plan.already_open,
+        abandoned=abandoned(plan.used, task.cluster),
+        unused=() if task.purge else unused,
+    )
 
 
 def read_ranks(
@@ -548,6 +611,7 @@ def run(module: AnsibleAWSModule) -> dict:
         {str(key): str(value) for key, value in params["tags"].items()} | {MANAGED_TAG: "true"},
         params["dry_run"],
         module.check_mode,
+        params["purge_rules"],
     )
     return (close_ports if params["state"] == "absent" else open_ports)(module, task)
 
@@ -597,6 +661,7 @@ def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
 
     def describe(plan: Plan) -> dict:
         involved = {rules[0].group_id for dummy, rules in plan.already_open}
+        involved |= {rule.group_id for rule in (*plan.unused, *plan.changes.revoked, *plan.changes.released)}
         shown = (*ends.worker_groups, *ends.vm_groups)
         group_ids = [group_id for group_id in ends.group_ids if group_id in shown or group_id in involved]
         return result_of(task, plan, groups, group_ids)
@@ -608,6 +673,12 @@ def open_ports(module: AnsibleAWSModule, task: Task) -> dict:
         plan = converge(ec2, task, lambda: ec2.rules(ends.group_ids), plan_of)
     except InterruptionError as error:
         return failure(error, describe)
+    if plan.unused and not task.dry_run:
+        listed = join_names([f"{rule.port} of {rule.group_id} ({rule.rule_id})" for rule in plan.unused])
+        module.warn(
+            f"Rules of this cluster stay although no requested port needs them: {listed}. If no running peer pod uses "
+            "them any more, set purge_rules to true."
+        )
     return {
         **describe(plan),
         "reason": reason,
@@ -654,6 +725,7 @@ def result_of(task: Task, plan: Plan, groups: Mapping[str, Group], group_ids: It
                     for rule, reason in plan.kept
                     if rule.group_id == group_id
                 ],
+                "unused": [as_dict(rule, rule_id=rule.rule_id) for rule in plan.unused if rule.group_id == group_id],
             }
         )
         diffs.append(diff_of(str(groups[group_id]), changes, already_open, task.cluster))
@@ -695,6 +767,7 @@ def main() -> None:
             "ports": {"type": "list", "elements": "dict", "default": DEFAULT_PORTS, "options": PORTS_OPTION},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "tags": {"type": "dict", "default": {}},
+            "purge_rules": {"type": "bool", "default": False},
             "dry_run": {"type": "bool", "default": False},
         },
         required_if=[("state", "present", ("instance_ids", "nodes", "group_ids"), True)],

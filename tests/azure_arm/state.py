@@ -565,6 +565,7 @@ class State:
     def _require_conditions(
         self, resource: ResourceId, before: dict | None, root: dict | None, conditions: Headers
     ) -> None:
+        """As "ETags for Resources" in v1.0/Addendum.md of Azure/azure-resource-manager-rpc has them."""
         if_match = conditions.get("If-Match")
         etag = (root or {}).get("etag")
         if if_match and if_match != etag and not (if_match == "*" and before):

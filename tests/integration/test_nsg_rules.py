@@ -978,6 +978,18 @@ def test_a_rule_that_is_added_during_the_run_is_kept(world, arm, run):
     assert world.rules(nsg) == expected
 
 
+def test_a_rule_that_gets_the_name_during_the_run_is_kept(world, arm, run):
+    """A new rule is written with If-None-Match, also if the request is repeated after a lost response."""
+    nsg, args = world.workers(DENY, *({"name": name, "properties": DEFAULT_RULES[name]} for name in (VXLAN, UDP)))
+    by_hand = rule(KATA, 300, port="443")
+    arm.faults += [Fault("PUT", f"securityRules/{KATA}$", world.added_meanwhile(nsg, by_hand))]
+    arm.faults += [Fault("PUT", f"securityRules/{KATA}-2$", lose_the_answer)]
+    result = run(args)
+    assert [created["name"] for created in result["network_security_groups"][0]["created"]] == [f"{KATA}-2"]
+    assert world.rules(nsg)[KATA] == by_hand["properties"]
+    assert world.priorities(nsg)[f"{KATA}-2"] == 112
+
+
 def test_the_outcome_of_a_lost_response_is_read(world, arm, run):
     nsg, args = world.workers(DENY)
     arm.faults += [Fault("PUT", "demo-nsg$", lose_the_answer)]

@@ -166,6 +166,7 @@ def test_opens_the_ports_of_all_workers_once(world, proxy, run):
             "revoked": [],
             "retagged": [],
             "kept": [],
+            "unused": [],
         }
     ]
     assert result["instances"][2] == {
@@ -218,7 +219,7 @@ def test_absent_removes_the_rules_of_the_cluster_wherever_they_are(world, proxy,
     predicted = run({"state": "absent"}, check=True, diff=True)
     assert proxy.take_calls() == [RULES, GROUPS]
     result = run({"state": "absent"}, diff=True)
-    assert proxy.take_calls() == [RULES, GROUPS, RULES, REVOKE, REVOKE]
+    assert proxy.take_calls() == [RULES, GROUPS, "CreateTags", RULES, REVOKE, REVOKE]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     revoked = {group["group_id"]: [rule["port"] for rule in group["revoked"]] for group in result["groups"]}
@@ -483,6 +484,25 @@ def test_named_groups_are_used_for_the_given_workers(world, run):
     )
 
 
+def test_a_port_that_is_no_longer_requested_is_named_or_closed(world, proxy, run):
+    group = world.group("node")
+    run({"group_ids": [group], "ports": [{"port": 15150}, {"port": 9001, "protocols": ["udp"]}]})
+    now = {"group_ids": [group], "ports": [{"port": 15150}]}
+    result = run(now)
+    assert not result["changed"]
+    (unused,) = result["groups"][0]["unused"]
+    assert (unused["port"], unused["protocol"]) == (9001, "udp")
+    (warning,) = result["warnings"]
+    assert f"no requested port needs them: 9001/udp of {group} ({unused['rule_id']})." in warning
+    predicted = run({**now, "purge_rules": True}, check=True, diff=True)
+    result = run({**now, "purge_rules": True}, diff=True)
+    for key in ("changed", "groups", "diff"):
+        assert predicted[key] == result[key], key
+    assert result["groups"][0]["revoked"] == [unused]
+    assert world.ports(group) == [(15150, "tcp")]
+    assert not run({**now, "purge_rules": True})["changed"]
+
+
 # -- Two clusters ------------------------------------------------------------------------------
 
 
@@ -509,7 +529,7 @@ def test_two_clusters_with_a_common_group(world, proxy, run, last):
     predicted = run({**first, "state": "absent"}, check=True, diff=True)
     proxy.take_calls()
     result = run({**first, "state": "absent"}, diff=True)
-    assert proxy.take_calls() == [RULES, GROUPS, "DeleteTags", RULES]
+    assert proxy.take_calls() == [RULES, GROUPS, "CreateTags", RULES, "DeleteTags"]
     for key in ("changed", "groups", "diff"):
         assert predicted[key] == result[key], key
     assert result["changed"]
@@ -524,19 +544,44 @@ def test_two_clusters_with_a_common_group(world, proxy, run, last):
 
 
 def test_clusters_that_leave_at_the_same_time_leave_no_rule(world, proxy, run):
+    """Every order of the requests is in tests/unit/test_shared_rules.py."""
     group = world.group("common")
     for cluster in (A, B):
         run({**cluster, "group_ids": [group]})
 
     def after_the_other_has_left(pass_on: Callable[[], Answer]) -> Answer:
-        (rule, *rest) = world.rules(group)
-        ids = [rule["SecurityGroupRuleId"] for rule in (rule, *rest)]
-        world.ec2.delete_tags(Resources=ids, Tags=[{"Key": key} for key in OF_B])
+        assert run({**B, "state": "absent"})["changed"]
         return pass_on()
 
-    proxy.faults["DeleteTags"] = [after_the_other_has_left]
+    proxy.faults["CreateTags"] = [after_the_other_has_left]
     assert run({"state": "absent"})["changed"]
     assert world.rules(group) == []
+
+
+def test_a_cluster_does_not_rely_on_a_rule_that_another_one_removes(world, proxy, run):
+    """It adds its tag after the last read of the other run."""
+    group = world.group("common")
+    run({"group_ids": [group]})
+    has_joined = threading.Event()
+
+    def read_and_report(pass_on: Callable[[], Answer]) -> Answer:
+        answer = pass_on()
+        has_joined.set()
+        return answer
+
+    with ThreadPoolExecutor() as pool:
+        joining = []
+
+        def after_the_other_cluster(pass_on: Callable[[], Answer]) -> Answer:
+            proxy.faults[RULES] = [work, read_and_report]
+            joining.append(pool.submit(run, {**B, "group_ids": [group]}))
+            assert has_joined.wait(60)
+            return pass_on()
+
+        proxy.faults[REVOKE] = [after_the_other_cluster]
+        assert len(run({"state": "absent"})["groups"][0]["revoked"]) == 3
+        assert len(joining[0].result()["groups"][0]["opened"]) == 3
+    assert [tags_of(rule) for rule in world.rules(group)] == [{**MANAGED, **OF_B, "Name": "demo-b-peer-pods"}] * 3
 
 
 def test_a_rule_that_another_cluster_begins_to_use_stays(world, proxy, run):
@@ -852,9 +897,11 @@ NO_RETRIES = {"AWS_MAX_ATTEMPTS": "1"}
         (
             REVOKE,
             [work, refuse(403, "UnauthorizedOperation")],
-            "removed 15150/tcp of {0}, 9000/tcp of {0}, 9000/udp of {0}",
+            (
+                "tagged 15150/tcp of {1}, 9000/tcp of {1}, 9000/udp of {1}, "
+                "removed 15150/tcp of {0}, 9000/tcp of {0}, 9000/udp of {0}"
+            ),
         ),
-        (REVOKE, [refuse(403, "UnauthorizedOperation")], None),
         ("CreateTags", [refuse(403, "UnauthorizedOperation")], None),
     ],
 )
@@ -874,10 +921,28 @@ def test_a_failed_run_reports_what_it_changed(world, proxy, run, action, fault, 
     key = "opened" if action == AUTHORIZE else "revoked"
     (changed, unchanged) = sorted(result["groups"], key=lambda group: -len(group[key]))
     assert (len(changed[key]), len(unchanged[key])) == (3, 0)
-    assert result["msg"].endswith(f" Before, this run {before.format(changed['group_id'])}.")
+    before = before.format(changed["group_id"], unchanged["group_id"])
+    assert result["msg"].endswith(f" Before, this run {before}.")
     assert len(result["diff"]) == 2
     assert len(world.rules(changed["group_id"])) == (3 if action == AUTHORIZE else 0)
     assert len(world.rules(unchanged["group_id"])) == (0 if action == AUTHORIZE else 3)
+
+
+def test_a_removal_that_was_rejected_is_resumed_or_taken_back(world, proxy, run):
+    """Its rules have the mark of a removal."""
+    group = world.group("one")
+    run({"group_ids": [group]})
+    for again in ({"group_ids": [group]}, {"state": "absent"}):
+        proxy.faults[REVOKE] = [refuse(403, "UnauthorizedOperation")]
+        result = run({"state": "absent"})
+        assert (result["failed"], result["changed"]) == (True, True)
+        assert {rule["tags"].popitem() for rule in result["groups"][0]["retagged"]} == {
+            ("osc.peerpods/cluster/id-of-a", "leaving:demo-a")
+        }
+        assert run(again)["changed"]
+        assert [tags_of(rule)["osc.peerpods/cluster/id-of-a"] for rule in world.rules(group)] == (
+            ["demo-a"] * 3 if "group_ids" in again else []
+        )
 
 
 def test_an_answer_that_is_not_that_of_aws_is_not_a_change(world, proxy, run):

@@ -5,11 +5,16 @@
 The marks of a rule are its tags: MANAGED_TAG on every rule that this collection added, and a tag for each cluster that
 depends on it. EC2 rejects a second rule for the same traffic, so clusters with a common security group share one; the
 last cluster that gives up its reference removes the rule.
+
+EC2 has no conditional removal, so clusters that join and leave at the same time take the steps of a mutual exclusion.
+One that leaves marks its own reference first and reads again: it removes the rule only if all references have this
+mark, and only its reference otherwise. One that joins adds its reference and reads again: if a reference has the mark,
+the rule may be removed, and it waits until the rule or the mark is gone. Whoever writes later sees the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +22,9 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 MANAGED_TAG = "osc.peerpods/managed"
 REFERENCE_TAG = "osc.peerpods/cluster/"
+
+# Before the name in a reference of a cluster that gives it up.
+LEAVING = "leaving:"
 
 ALL_PROTOCOLS = "-1"
 
@@ -75,6 +83,15 @@ class Rule:
     @property
     def references(self) -> dict[str, str]:
         """The names of the clusters that depend on a rule of this collection, by their ids."""
+        return {id_: value.removeprefix(LEAVING) for id_, value in self._reference_tags.items()}
+
+    @property
+    def leaving(self) -> dict[str, str]:
+        """Those of the clusters that give up their reference."""
+        return {id_: name for id_, name in self.references.items() if self._reference_tags[id_].startswith(LEAVING)}
+
+    @property
+    def _reference_tags(self) -> dict[str, str]:
         if not self.is_managed:
             return {}
         return {
@@ -101,6 +118,11 @@ class Cluster:
     @property
     def reference(self) -> dict[str, str]:
         return {f"{REFERENCE_TAG}{self.id}": self.name}
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The reference of this cluster while it gives it up."""
+        return {f"{REFERENCE_TAG}{self.id}": f"{LEAVING}{self.name}"}
 
     def tags_of_new_rules(self, tags: Mapping[str, str]) -> dict[str, str]:
         return {"Name": f"{self.name}-peer-pods", **tags, **own_tags(self.id, self.name)}
@@ -194,16 +216,17 @@ def rules_of(security_group_rules: Iterable[Mapping[str, Any]]) -> tuple[Rule, .
     )
 
 
-def plan_tags(rules: Iterable[Rule], used: Iterable[Rule], cluster: Cluster, tags: Mapping[str, str]) -> Changes:
+def plan_tags(rules: Sequence[Rule], used: Iterable[Rule], cluster: Cluster, tags: Mapping[str, str]) -> Changes:
     """The tags that rules of the collection lack.
 
     A rule of other clusters gets the reference of this one if its traffic depends on it (`used`), and nothing else: the
-    other tags are those of the clusters that came before. A rule without a reference is of a version that set none, so
-    its clusters are unknown, and it stays as it is.
+    other tags are those of the clusters that came before. So does each rule that an interrupted removal of this cluster
+    has marked. A rule without a reference is of a version that set none, so its clusters are unknown, and it stays as
+    it is.
     """
-    taggings = [
-        Tagging(rule, cluster.reference) for rule in used if rule.references and cluster.id not in rule.references
-    ]
+    joined = [rule for rule in used if rule.references and cluster.id not in rule.references]
+    resumed = [rule for rule in rules if cluster.id in rule.leaving]
+    taggings = [Tagging(rule, cluster.reference) for rule in (*joined, *resumed)]
     for rule in rules:
         if rule.references.keys() == {cluster.id}:
             missing = {key: value for key, value in tags.items() if rule.tags.get(key) != value}
@@ -213,31 +236,52 @@ def plan_tags(rules: Iterable[Rule], used: Iterable[Rule], cluster: Cluster, tag
 
 
 def plan_absent(rules: Iterable[Rule], cluster: Cluster) -> Changes:
-    """Remove the rules that only this cluster references, and its reference from the others."""
+    """Remove the rules on which no other cluster depends, and the reference of this cluster from the others."""
     own = [rule for rule in rules if cluster.id in rule.references]
+    shared = [rule for rule in own if _staying(rule, cluster)]
+    return Changes(revoked=tuple(rule for rule in own if rule not in shared), released=tuple(shared))
+
+
+def _staying(rule: Rule, cluster: Cluster) -> dict[str, str]:
+    """The other clusters that depend on the rule, and do not give it up."""
+    return {id_: name for id_, name in rule.references.items() if id_ != cluster.id and id_ not in rule.leaving}
+
+
+def removals_in_force(rules: Iterable[Rule], planned: Changes, cluster: Cluster) -> Changes:
+    """The planned removals that are still right in `rules`, which were read after the references were marked.
+
+    A rule without the mark was read too early, or is gone. What changed since the plan is planned again.
+    """
+    now = plan_absent([rule for rule in rules if cluster.id in rule.leaving], cluster)
+    revoked, released = ({rule.rule_id for rule in rules} for rules in (now.revoked, now.released))
     return Changes(
-        revoked=tuple(rule for rule in own if len(rule.references) == 1),
-        released=tuple(rule for rule in own if len(rule.references) > 1),
+        revoked=tuple(rule for rule in planned.revoked if rule.rule_id in revoked),
+        released=tuple(rule for rule in planned.released if rule.rule_id in released),
     )
 
 
-def unshared(rules: Iterable[Rule], planned: Iterable[Rule], cluster: Cluster) -> tuple[Rule, ...]:
-    """The planned removals that still only this cluster references, in `rules`, which were read later."""
-    ids = {rule.rule_id for rule in rules if rule.references.keys() == {cluster.id}}
-    return tuple(rule for rule in planned if rule.rule_id in ids)
+def abandoned(rules: Iterable[Rule], cluster: Cluster) -> tuple[Rule, ...]:
+    """The rules of this cluster that another cluster may be removing, because it did not see this one's reference."""
+    return tuple(rule for rule in rules if cluster.id in rule.references and rule.leaving.keys() - {cluster.id})
 
 
-def orphaned(rules: Iterable[Rule], released: Iterable[Rule]) -> tuple[Rule, ...]:
-    """The released rules that no cluster references: another cluster gave up its reference at the same time."""
-    released_ids = {rule.rule_id for rule in released}
-    return tuple(rule for rule in rules if rule.rule_id in released_ids and not rule.references)
+def explain_abandoned(rules: Iterable[Rule]) -> str:
+    parts = []
+    for rule in rules:
+        clusters = [f"{name} ({id_})" for id_, name in rule.leaving.items()]
+        parts.append(f"{rule.rule_id} of {rule.group_id} ({rule.port}) by {join_names(clusters)}")
+    return (
+        f"Another cluster has not completed the removal of rules on which this cluster depends: {join_names(parts)}. "
+        f"Run the teardown of that cluster again, or, if it no longer exists, remove its tag {REFERENCE_TAG}… from the "
+        "rules. Then run this again."
+    )
 
 
 def kept_rules(rules: Iterable[Rule], cluster: Cluster) -> tuple[tuple[Rule, str], ...]:
     """The rules that plan_absent leaves, each with the reason, without those that only other clusters reference."""
     kept = []
     for rule in rules:
-        others = [f"{name} ({id_})" for id_, name in rule.references.items() if id_ != cluster.id]
+        others = [f"{name} ({id_})" for id_, name in _staying(rule, cluster).items()]
         if cluster.id in rule.references and others:
             kept.append((rule, f"It is also used by {join_names(others)}."))
         elif rule.is_managed and not rule.references:

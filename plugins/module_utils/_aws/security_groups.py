@@ -300,6 +300,20 @@ def _open(
     return sorted(added, key=lambda rule: rule.is_egress)
 
 
+def unused_rules(rules: Iterable[Rule], flows: Sequence[Flow], ends: Ends, cluster_id: str) -> tuple[Rule, ...]:
+    """The rules of the cluster for other traffic, such as that of a port that is no longer an option."""
+    needed = {(flow.port, *side) for flow in flows for worker in ends.workers for side in ends.sides(flow, worker)}
+    return tuple(
+        rule
+        for rule in rules
+        if cluster_id in rule.references
+        and not any(
+            rule.admits(port) and rule.is_egress == is_egress and rule.group_id in groups and rule.peer in peers
+            for port, is_egress, groups, peers in needed
+        )
+    )
+
+
 def ranks_of(groups: Iterable[Group], cluster_name: str) -> dict[str, tuple[bool, bool, bool]]:
     """How narrow each group is by its name and tags: the cluster's own before others, that of its nodes before that of
     its load balancers, and the VPC's default group last."""

@@ -80,6 +80,12 @@ STORAGE_API_VERSION = "2023-05-01"
 COMPUTE_SKUS_API_VERSION = "2021-07-01"
 VMS_API_VERSION = "2024-07-01"
 
+# The headers of a write that must create a resource. This is the contract of resource providers ("ETags for Resources"
+# in v1.0/Addendum.md of Azure/azure-resource-manager-rpc), which each provider carries out itself. Microsoft.Network
+# evaluates If-Match (PreconditionFailedEtagMismatch, issue 9729 of kubernetes-sigs/cloud-provider-azure); the REST
+# references of its resources here have neither header. Whoever creates a resource therefore reads it afterwards.
+_ONLY_NEW = {"If-None-Match": "*"}
+
 # How often a read-plan-write cycle is repeated after a conflict with another writer.
 CONFLICT_RETRIES = 5
 
@@ -206,14 +212,23 @@ class Arm:
             answer.raise_for_status()
         return answer.content.decode(errors="replace")
 
-    def put(self, path: str, api_version: str, body: Mapping, etag: str | None, timeout: float) -> None:
+    def put(
+        self,
+        path: str,
+        api_version: str,
+        body: Mapping,
+        etag: str | None,
+        timeout: float,
+        *,
+        is_new: bool = False,
+    ) -> None:
         """Write a resource and wait until the operation has ended; with `etag`, only over the version with this
-        etag."""
-        self._operate("PUT", path, api_version, timeout, body, etag)
+        etag, and with `is_new`, over none, if the provider evaluates this."""
+        self._operate("PUT", path, api_version, timeout, body, _ONLY_NEW if is_new else _if_match(etag))
 
     def delete(self, path: str, api_version: str, etag: str | None, timeout: float) -> None:
         """Delete a resource and wait until the operation has ended. A missing resource is not an error."""
-        self._operate("DELETE", path, api_version, timeout, etag=etag)
+        self._operate("DELETE", path, api_version, timeout, conditions=_if_match(etag))
 
     def _operate(
         self,
@@ -222,10 +237,10 @@ class Arm:
         api_version: str,
         timeout: float,
         body: Mapping | None = None,
-        etag: str | None = None,
+        conditions: Mapping[str, str] | None = None,
     ) -> None:
         began = time.monotonic()
-        response = self._request(method, path, api_version, body, etag=etag)
+        response = self._request(method, path, api_version, body, conditions=conditions)
         # The answer to a PUT is the resource, to a DELETE nothing.
         status, content = response.http_response.status_code, response.http_response.content
         if content not in (b"", b"null") or (method == "PUT" and status != 202):
@@ -253,14 +268,14 @@ class Arm:
         api_version: str,
         body: Mapping | None = None,
         query: Mapping[str, str] | None = None,
-        etag: str | None = None,
+        conditions: Mapping[str, str] | None = None,
     ) -> Any:
         request = HttpRequest(
             method,
             f"{self._host}{path}",
             params={"api-version": api_version, **(query or {})},
             json=body,
-            headers={"Accept": "application/json", **({"If-Match": etag} if etag else {})},
+            headers={"Accept": "application/json", **(conditions or {})},
         )
         return self._send(request, f"{method} {path}")
 
@@ -273,6 +288,10 @@ class Arm:
 
     def _object_of(self, answer: Any, operation: str) -> dict:
         return _object_of(answer.http_response, operation, self._host)
+
+
+def _if_match(etag: str | None) -> dict[str, str]:
+    return {"If-Match": etag} if etag else {}
 
 
 def _cloud(name: str, verify: bool) -> Cloud:

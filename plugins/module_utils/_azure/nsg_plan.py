@@ -383,7 +383,8 @@ class Plan:
     """The changes of one network security group; rules have the shape of the ARM API.
 
     `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule
-    with the reason, `renamed` the name that another rule has with the one that is used instead.
+    with the reason, `renamed` the name that another rule has with the one that is used instead. `unused` has the names
+    of rules of the cluster that stay although they are not required.
     """
 
     nsg_id: str
@@ -396,6 +397,7 @@ class Plan:
     shadowed: tuple[tuple[str, str], ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -411,11 +413,13 @@ def plan_present(
     priority_range: tuple[int, int] = PRIORITIES,
     on_covered: str = "skip",
     on_shadowed: str = "fail",
+    purge_rules: bool = False,
 ) -> Plan:
     """Plan the required rules of a group, without those that other rules cover already.
 
     A rule with the name of a required rule is managed if its description marks it as one of this cluster. Other rules
-    stay as they are: if such a rule has the name, the required rule gets another name.
+    stay as they are: if such a rule has the name, the required rule gets another name. Rules of the cluster that are
+    not required are removed with `purge_rules`, and do not count then.
 
     A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and
     no other required rule decides any of it differently. Rules of other clusters do not count, because their teardown
@@ -429,6 +433,9 @@ def plan_present(
     requested_names = [rule.name for rule in desired]
     desired = [_with_own_name(rule, existing) for rule in desired]
     managed_names = {rule.name.lower() for rule in desired}
+    unused = [rule for key, rule in existing.items() if owner.owns(rule) and key not in managed_names]
+    if purge_rules:
+        managed_names |= {rule["name"].lower() for rule in unused}
     unmanaged = [rule for rule in rules_of(nsg) if rule["name"].lower() not in managed_names]
     covered = {}
     for rule in desired:
@@ -474,6 +481,7 @@ def plan_present(
         nsg["id"],
         created=tuple(created),
         updated=tuple(updated),
+        removed=tuple(unused) if purge_rules else (),
         unchanged=tuple(unchanged),
         covered=tuple((rule.name, covered[rule.name]) for rule in desired if rule.is_listed and rule.name in covered),
         moved=moved,
@@ -487,6 +495,7 @@ def plan_present(
             for requested, rule in zip(requested_names, desired, strict=True)
             if requested != rule.name and rule.name in needed_names
         ),
+        unused=() if purge_rules else tuple(rule["name"] for rule in unused),
     )
 
 

@@ -11,19 +11,19 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     Port,
     Rule,
     Tagging,
+    abandoned,
     describe_changes,
     diff_of,
     kept_rules,
-    orphaned,
     plan_absent,
     plan_tags,
+    removals_in_force,
     rules_of,
-    unshared,
 )
 
 GROUP, OTHER_GROUP = "sg-0000000a", "sg-0000000b"
 TUNNEL = Port(9000, "tcp")
-A, B = Cluster("demo-a", "id-a"), Cluster("demo-b", "id-b")
+A, B, C = Cluster("demo-a", "id-a"), Cluster("demo-b", "id-b"), Cluster("demo-c", "id-c")
 MANAGED = {MANAGED_TAG: "true"}
 
 
@@ -93,20 +93,45 @@ def test_the_last_cluster_removes_a_shared_rule():
     assert plan_absent([rule(THEIRS)], B) == Changes(revoked=(rule(),))
 
 
-def test_a_rule_that_got_another_reference_since_it_was_planned_stays():
-    planned = [rule(OURS), rule(OURS, 1), rule(OURS, 2)]
-    assert unshared([rule(SHARED), rule(OURS, 1)], planned, A) == (rule(OURS, 1),)
+@pytest.mark.parametrize(
+    ("planned", "read", "in_force"),
+    [
+        ("revoked", A.mark, True),
+        ("revoked", A.mark | B.mark, True),
+        ("revoked", A.mark | B.reference, False),
+        ("revoked", A.reference, False),
+        ("revoked", {}, False),
+        ("released", A.mark | B.reference, True),
+        ("released", A.mark | B.mark | C.reference, True),
+        ("released", A.mark | B.mark, False),
+        ("released", A.reference | B.reference, False),
+        ("released", A.mark, False),
+    ],
+)
+def test_a_removal_is_carried_out_if_the_marks_of_all_clusters_allow_it(planned, read, in_force):
+    changes = Changes(**{planned: (rule(OURS),)})
+    result = removals_in_force([rule(MANAGED | read), rule(MANAGED | A.mark, 1)], changes, A)
+    assert result == (changes if in_force else Changes())
+    assert not removals_in_force([], changes, A)
 
 
-def test_two_clusters_that_leave_at_the_same_time_leave_no_rule():
-    read_by_both = [rule(SHARED)]
-    released = plan_absent(read_by_both, A).released + plan_absent(read_by_both, B).released
-    assert orphaned([rule(MANAGED), rule(MANAGED, 1)], released) == (rule(),)
-    assert orphaned([rule(THEIRS)], released) == ()
+def test_an_interrupted_removal_is_resumed_or_taken_back():
+    marked = rule(MANAGED | A.mark)
+    assert (marked.references, marked.leaving) == ({"id-a": "demo-a"}, {"id-a": "demo-a"})
+    assert plan_absent([marked], A) == Changes(revoked=(marked,))
+    assert plan_tags([marked], [], A, {}).tagged == (Tagging(marked, A.reference),)
+    assert not plan_tags([marked], [], B, {})
+
+
+def test_a_cluster_does_not_depend_on_a_rule_that_another_one_may_be_removing():
+    assert abandoned([rule(MANAGED | A.mark | B.reference)], B)
+    assert not abandoned([rule(SHARED), rule(MANAGED | A.mark)], B)
+    assert not abandoned([rule(MANAGED | A.mark | B.reference)], A)
 
 
 def test_rules_that_stay_are_reported_with_the_reason():
-    rules = [rule(SHARED, 1), rule(MANAGED, 2), rule(THEIRS, 3), rule(OURS, 4), rule({}, 5)]
+    leaving = rule(OURS | B.mark, 6)
+    rules = [rule(SHARED, 1), rule(MANAGED, 2), rule(THEIRS, 3), rule(OURS, 4), rule({}, 5), leaving]
     assert [(r.from_port, reason) for r, reason in kept_rules(rules, A)] == [
         (1, "It is also used by demo-b (id-b)."),
         (

@@ -27,6 +27,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.security_groups 
     plan_rules,
     ranks_of,
     undecided,
+    unused_rules,
     wanted_flows,
 )
 from hypothesis import given
@@ -66,6 +67,28 @@ def planned(rule: Rule) -> tuple[str, str, str]:
 
 def plan(rules: list[Rule], between: Ends = SAME, flows=(TO_VMS, TO_WORKERS), ranks=None, cidrs=VPC) -> NewRules:
     return plan_rules(flows, between, rules, Addresses(cidrs, PREFIX_LISTS), "id-a", ranks)
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_unused"),
+    [
+        (ingress(NODE, NODE, tags=OURS), False),
+        (ingress(NODE, NODE, ports=(9001, 9001), tags=OURS), True),
+        (ingress(NODE, NODE, "udp", tags=OURS), True),
+        (ingress(NODE, VM, tags=OURS), True),
+        (ingress(NODE, NODE, ports=(9001, 9001), tags=THEIRS), False),
+        (ingress(NODE, NODE, ports=(9001, 9001)), False),
+        (ingress(NODE, NODE, ports=(9001, 9001), tags=OURS | THEIRS), True),
+    ],
+)
+def test_the_rules_of_a_cluster_that_no_port_needs(rule, is_unused):
+    assert unused_rules([rule, *ALL_OUT], (TO_VMS, TO_WORKERS), SAME, "id-a") == ((rule,) if is_unused else ())
+
+
+def test_the_rules_of_one_direction_are_unused_in_the_other():
+    to_vms, to_workers = ingress(VM, NODE, tags=OURS), ingress(NODE, VM, tags=OURS)
+    between = ends({NODE}, vms=(VM,))
+    assert unused_rules([to_vms, to_workers], (TO_VMS,), between, "id-a") == (to_workers,)
 
 
 # -- What covers a port ------------------------------------------------------------------------

@@ -633,6 +633,20 @@ def test_a_name_that_becomes_too_long_is_rejected():
         present(nsg(DENY_VNET, other), rules)
 
 
+def test_a_rule_that_is_no_longer_required_is_named_or_removed():
+    before, by_hand = stored(B, 300), rule("B", 301)
+    group = nsg(DENY_VNET, stored(A), before, by_hand)
+    plan = present(group, [A])
+    assert (plan.unused, plan.removed, plan.changes) == (("B-c",), (), False)
+    plan = present(group, [A], purge_rules=True)
+    assert (plan.unused, plan.removed) == ((), (before,))
+    # What is removed covers nothing, and its priority is free.
+    wide = stored(A, 112) | {"name": "old"}
+    plan = present(nsg(DENY_VNET, wide), [A, B], purge_rules=True)
+    assert summary(plan) == {"created": {"A": 111, "B": 112}}
+    assert plan.removed == (wide,)
+
+
 def test_absent_removes_all_rules_of_the_cluster_whatever_their_names():
     owned = [stored(A), stored(B, 300, protocol="Udp", description="osc.peerpods id-1: x") | {"name": "renamed"}]
     by_hand = stored(A, 200, description=None) | {"name": "A"}
@@ -770,6 +784,7 @@ ways = st.fixed_dictionaries(
     {
         "on_covered": st.sampled_from(["skip", "ensure"]),
         "priority_range": st.sampled_from([(100, 4096), (103, 120)]),
+        "purge_rules": st.booleans(),
     }
 )
 
@@ -790,6 +805,7 @@ def test_a_second_plan_changes_nothing(rules, desired_list, ways):
     after = written(group, plan)
     second_plan = present(after, desired_list, on_shadowed="warn", **ways)
     assert not second_plan.changes
+    assert second_plan.unused == plan.unused
     assert (second_plan.covered, second_plan.shadowed, second_plan.moved, second_plan.renamed) == (
         plan.covered,
         plan.shadowed,
