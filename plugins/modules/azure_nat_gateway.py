@@ -108,7 +108,11 @@ notes:
     checked before the first change. O(state=absent) takes two requests for each subscription, and one for each subnet.
   - >-
     The subnet is written with its C(etag). If another client has changed it meanwhile, the module reads and plans
-    again.
+    again. New resources are written with C(If-None-Match: *) and then read, since Azure does not document this
+    condition for them.
+  - >-
+    The last cluster that uses a NAT gateway marks its tag with C(leaving:) before it removes the NAT gateway. Another
+    cluster does not begin to use it from then on, and fails.
   - >-
     To change resources, the identity needs the role Network Contributor on the resource group of the virtual network,
     or C(Microsoft.Network/publicIPAddresses/write), C(Microsoft.Network/publicIPAddresses/delete),
@@ -186,7 +190,7 @@ changes:
     change:
       description: >-
         V(created), V(attached) to the subnet, V(recorded) another subnet in the tags, V(shared) with another cluster;
-        with O(state=absent) V(detached), V(removed), V(released) to other clusters.
+        with O(state=absent) V(marked) as being removed, V(detached), V(removed), V(released) to other clusters.
       type: str
       sample: created
     id:
@@ -257,12 +261,12 @@ def read_present(arm: Arm, subnet_id: str, request: Request, *, has_created: boo
 
     attached = get(reference(subnet, "natGateway"))
     found = Found(network, subnet, attached, None if attached else get(reference(subnet, "routeTable")))
-    if attached and attached["id"].lower() != request.gateway_id.lower() and (has_created or clusters_of(attached)):
-        # What this cluster has created is not used.
-        return Found(network, subnet, attached, None, get(request.gateway_id), get(request.address_id))
-    if is_decided(found):
+    is_own = attached is not None and attached["id"].lower() == request.gateway_id.lower()
+    # Then what this cluster has created is not used.
+    has_others = has_created or bool(attached and clusters_of(attached))
+    if is_decided(found) and (is_own or not has_others):
         return found
-    return Found(network, subnet, None, found.route_table, get(request.gateway_id), get(request.address_id))
+    return Found(network, subnet, attached, found.route_table, get(request.gateway_id), get(request.address_id))
 
 
 def request_of(module: AnsibleModule) -> Request:
@@ -354,7 +358,16 @@ def carry_out(module: AnsibleModule, arm: Arm, plan: Plan) -> tuple[Plan, list[S
             if step.body is None:
                 arm.delete(step.resource_id, NETWORK_API_VERSION, step.etag, timeout)
             else:
-                arm.put(step.resource_id, NETWORK_API_VERSION, step.body, step.etag, timeout)
+                is_new = step.change == "created"
+                arm.put(step.resource_id, NETWORK_API_VERSION, step.body, step.etag, timeout, is_new=is_new)
+                if is_new and not step.is_done(arm.get(step.resource_id, NETWORK_API_VERSION)):
+                    fail_after_changes(
+                        module,
+                        plan,
+                        done,
+                        f"Another client has written {step.resource_id} at the same time: it does not have the tags of "
+                        "this cluster. Set name to another name.",
+                    )
             done.append(step)
             continue
         except ArmError as error:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import pytest
 
 from tests.azure_arm import AzureArm, roles
-from tests.azure_arm.faults import Fault, first, lose_the_answer, operation_fails, refuse
+from tests.azure_arm.faults import Fault, PassOn, first, lose_the_answer, operation_fails, refuse
+from tests.azure_arm.wire import Answer, Request
 from tests.cluster import openshift
 
 CLUSTER = {"cluster_name": openshift.INFRASTRUCTURE_NAME, "cluster_id": openshift.CLUSTER_ID}
@@ -26,6 +27,8 @@ WRITES = [
     "PUT virtualNetworks/nat-vnet/subnets/vms",
 ]
 CHANGES = [("created", f"{NAT}-ip"), ("created", NAT), ("attached", "vms")]
+ADDRESS = {"publicIPAllocationMethod": "Static", "publicIPAddressVersion": "IPv4"}
+REMOVAL = [("marked", NAT), ("detached", "vms"), ("removed", NAT), ("removed", f"{NAT}-ip")]
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def test_a_nat_gateway_from_creation_to_teardown(world: World, run):
     assert world.arm.snapshot() == before
 
     result = run(diff=True, zone="2", tags={"team": "kata"})
-    assert world.take_requests() == [*READS, usages, *WRITES, READS[2]]
+    created = [WRITES[0], READS[2], WRITES[1], READS[1]]
+    assert world.take_requests() == [*READS, usages, *created, WRITES[2], READS[2]]
     for key in ("changed", "changes", "reason", "nat_gateway"):
         assert predicted[key] == result[key], key
     assert result["changed"]
@@ -145,12 +149,13 @@ def test_a_nat_gateway_from_creation_to_teardown(world: World, run):
         "GET natGateways",
         "GET publicIPAddresses",
         "GET virtualNetworks/nat-vnet/subnets/vms",
+        WRITES[1],
         WRITES[2],
         f"DELETE natGateways/{NAT}",
         f"DELETE publicIPAddresses/{NAT}-ip",
     ]
     assert predicted["changes"] == result["changes"]
-    assert changes(result) == [("detached", "vms"), ("removed", NAT), ("removed", f"{NAT}-ip")]
+    assert changes(result) == REMOVAL
     assert world.attached() is None
     assert without_etags(world.arm.snapshot()) == without_etags(before)
     assert not run(state="absent")["changed"]
@@ -188,8 +193,25 @@ def test_two_clusters_share_a_subnet(world: World, run):
     assert changes(result) == [("released", NAT)]
     assert result["kept"][0]["reason"] == f"It is also used by demo-b9f4t ({OTHER_CLUSTER['cluster_id']})."
     assert world.attached() == NAT
-    assert len(run(**OTHER_CLUSTER, state="absent")["changes"]) == 3
+    assert len(run(**OTHER_CLUSTER, state="absent")["changes"]) == 4
     assert world.attached() is None
+
+
+def test_a_cluster_does_not_begin_to_use_a_nat_gateway_that_is_removed(world: World, run):
+    """Either it comes first, and the NAT gateway stays, or it fails before it changes anything."""
+    run()
+    results = []
+    world.arm.faults += [Fault("PUT", "/natGateways/", first(lambda: results.append(run(**OTHER_CLUSTER))))]
+    result = run(state="absent")
+    assert changes(results[0]) == [("shared", NAT)]
+    assert changes(result) == [("released", NAT)]
+    assert world.attached() == NAT
+
+    world.arm.faults.clear()
+    world.arm.faults += [Fault("PUT", "/subnets/vms", first(lambda: results.append(run())))]
+    assert changes(run(**OTHER_CLUSTER, state="absent")) == REMOVAL
+    assert f"is being removed by demo-b9f4t ({OTHER_CLUSTER['cluster_id']})" in results[1]["msg"]
+    assert not results[1].get("changed")
 
 
 def test_a_subnet_that_a_user_attached_keeps_its_nat_gateway(world: World, run):
@@ -245,7 +267,30 @@ def test_a_change_whose_response_is_lost_is_reported(world: World, run, fault):
     assert world.attached() == NAT
     world.arm.faults.clear()
     world.arm.faults += [Fault("DELETE", "/natGateways/", lose_the_answer)]
-    assert changes(run(state="absent")) == [("detached", "vms"), ("removed", NAT), ("removed", f"{NAT}-ip")]
+    assert changes(run(state="absent")) == REMOVAL
+
+
+@pytest.mark.parametrize("kind", ["natGateways", "publicIPAddresses"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["it is refused", "it is noticed"])
+def test_a_new_resource_that_another_client_creates_at_the_same_time(world: World, run, kind: str, is_late: bool):
+    """Azure does not document that it evaluates If-None-Match for them, so the tags are read as well."""
+    name = NAT if kind == "natGateways" else f"{NAT}-ip"
+
+    def create(request: Request, pass_on: PassOn) -> Answer | None:
+        answer = pass_on() if is_late else None
+        world.arm.faults.clear()
+        world.put(kind, name, tags={"of": "another"}, sku={"name": "Standard"}, properties=ADDRESS)
+        return answer or pass_on()
+
+    world.arm.faults += [Fault("PUT", f"/{kind}/", create)]
+    result = run()
+    assert result["failed"]
+    if is_late:
+        assert f"/{kind}/{name} at the same time: it does not have the tags of this cluster." in result["msg"]
+    else:
+        assert f"{name} exists and does not have the tag osc.peerpods.cluster." in result["msg"]
+    assert world.arm.resources[f"{world.network}/{kind}/{name}".lower()]["tags"] == {"of": "another"}
+    assert {"change": "created", "id": f"{world.network}/{kind}/{name}"} not in result.get("changes", [])
 
 
 def test_a_subnet_that_another_client_changes_is_planned_again(world: World, run):

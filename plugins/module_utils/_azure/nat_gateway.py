@@ -8,6 +8,9 @@ while a subnet has it).
 
 Tags of a NAT gateway mark it as created by this collection, and have the clusters that depend on it and the names of
 the subnets that it was attached to. A subnet that another client attached keeps its NAT gateway.
+
+The last cluster of a NAT gateway marks its tag before it detaches anything, with the etag that it read: a cluster that
+begins to use it either comes first, and the NAT gateway stays, or sees the mark.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.egress import default_route, reference
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import LEAVING, MANAGED_TAG, REFERENCE_TAG
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 SUBNETS_TAG = "osc.peerpods.subnets"
@@ -90,6 +93,11 @@ class Owner:
     @property
     def reference(self) -> dict[str, str]:
         return {f"{REFERENCE_TAG}{self.id}": self.name}
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """The reference of this cluster while it gives up the resource."""
+        return {f"{REFERENCE_TAG}{self.id}": f"{LEAVING}{self.name}"}
 
     def is_owner_of(self, resource: Mapping) -> bool:
         return self.id in clusters_of(resource)
@@ -198,7 +206,11 @@ def clusters_of(resource: Mapping) -> dict[str, str]:
     tags = resource.get("tags") or {}
     if tags.get(MANAGED_TAG) != "true":
         return {}
-    return {key.removeprefix(REFERENCE_TAG): value for key, value in tags.items() if key.startswith(REFERENCE_TAG)}
+    return {
+        key.removeprefix(REFERENCE_TAG): value.removeprefix(LEAVING)
+        for key, value in tags.items()
+        if key.startswith(REFERENCE_TAG)
+    }
 
 
 def is_decided(found: Found) -> bool:
@@ -216,7 +228,8 @@ def plan_present(found: Found, request: Request) -> Plan:
     if route := default_route(found.route_table):
         hop = " ".join(filter(None, [route["next_hop_type"], route["next_hop"]]))
         table = (found.route_table or {})["name"]
-        return Plan(f"The route {route['name']} of the route table {table} sends the traffic of {name} to {hop}.")
+        reason = f"The route {route['name']} of the route table {table} sends the traffic of {name} to {hop}."
+        return Plan(reason, tuple(_unused_steps(found, request)))
     for existing, option in ((found.gateway, request.gateway_id), (found.address, request.address_id)):
         if existing and not owner.is_owner_of(existing):
             raise NatGatewayError(
@@ -270,6 +283,9 @@ def plan_absent(
                 "detach the NAT gateway, then run this again."
             )
             continue
+        marked = {**gateway["tags"], **owner.mark}
+        if attached and marked != gateway["tags"]:
+            steps.append(_put_gateway("marked", gateway, marked))
         for subnet_id in attached:
             subnet = subnets.get(subnet_id.lower())
             if subnet is None:
@@ -277,7 +293,7 @@ def plan_absent(
             body = _writable(subnet)
             body["properties"].pop("natGateway", None)
             steps.append(Step("detached", subnet["id"], f"{subnet['name']}: no NAT gateway", body, subnet.get("etag")))
-        # Detaching it has changed its etag.
+        # Marking and detaching it has changed its etag.
         steps.append(Step("removed", gateway["id"], f"NAT gateway {gateway['name']}"))
         steps += map(_delete_address, own_addresses)
     for address in addresses:
@@ -317,18 +333,26 @@ def _plan_attached(gateway: Mapping, subnet_name: str, owner: Owner) -> Plan:
             gateway_id=gateway["id"],
         )
     address_ids = tuple(linked["id"] for linked in gateway["properties"].get("publicIpAddresses") or ())
-    if owner.id in clusters:
+    tags = {**gateway["tags"], **owner.reference}
+    if tags == gateway["tags"]:
         reason = f"{subnet_name} has the NAT gateway {gateway['name']}."
         return Plan(reason, gateway_id=gateway["id"], address_ids=address_ids)
-    step = _put_gateway("shared", gateway, {**gateway["tags"], **owner.reference})
+    leaving = [f"{name} ({id_})" for id_, name in clusters.items() if id_ != owner.id and _is_leaving(gateway, id_)]
+    if leaving:
+        raise NatGatewayError(
+            f"The NAT gateway {gateway['id']} of {subnet_name} is being removed by {join_names(leaving)}. Wait for the "
+            "end of that teardown, or if it was interrupted, run it again, or if that cluster no longer exists, remove "
+            f"the tag {REFERENCE_TAG}… from the NAT gateway. Then run this again."
+        )
+    step = _put_gateway("shared", gateway, tags)
     names = join_names(sorted(clusters.values()))
     reason = f"{subnet_name} has the NAT gateway {gateway['name']} of {names}."
     return Plan(reason, (step,), gateway["id"], address_ids)
 
 
 def _unused_steps(found: Found, request: Request) -> Iterator[Step]:
-    """Remove the NAT gateway of this cluster and its address if the subnet got another one meanwhile, for example if
-    two clusters have created one at the same time. Both cost money."""
+    """Remove the NAT gateway of this cluster and its address if the subnet got another one, or a route to elsewhere,
+    meanwhile, for example if two clusters have created one at the same time. Both cost money."""
     gateway, address = found.gateway, found.address
     if gateway and (list(clusters_of(gateway)) != [request.owner.id] or gateway["properties"].get("subnets")):
         return
@@ -365,9 +389,11 @@ def _gateway_steps(found: Found, request: Request) -> Iterator[Step]:
                     "subnets of one virtual network only. Set name to another name."
                 )
         recorded = _recorded(found.gateway)
+        tags = {**found.gateway["tags"], **request.owner.reference}
         if subnet_name.lower() not in recorded:
-            subnets = " ".join([*recorded, subnet_name])
-            yield _put_gateway("recorded", found.gateway, {**found.gateway["tags"], SUBNETS_TAG: subnets})
+            tags[SUBNETS_TAG] = " ".join([*recorded, subnet_name])
+        if tags != found.gateway["tags"]:
+            yield _put_gateway("recorded", found.gateway, tags)
         return
     body = {
         "location": found.network["location"],
@@ -403,6 +429,10 @@ def _users_of(subnets: Mapping[str, Mapping], attached: Iterable[str], owner: Ow
 
 def _delete_address(address: Mapping) -> Step:
     return Step("removed", address["id"], f"public IP address {address['name']}")
+
+
+def _is_leaving(gateway: Mapping, cluster_id: str) -> bool:
+    return gateway["tags"][f"{REFERENCE_TAG}{cluster_id}"].startswith(LEAVING)
 
 
 def _recorded(gateway: Mapping) -> list[str]:

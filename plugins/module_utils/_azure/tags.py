@@ -8,3 +8,5 @@ from __future__ import annotations
 MANAGED_TAG = "osc.peerpods.managed"
 # The ID of a cluster that uses the resource follows.
 REFERENCE_TAG = "osc.peerpods.cluster."
+# Before the name of a cluster that gives up the resource.
+LEAVING = "leaving:"

@@ -142,6 +142,12 @@ def test_two_clusters_have_created_one_at_the_same_time(found: dict, removed: li
     assert changes(plan) == [("shared", "demo-peer-pods-nat-2"), *removed]
 
 
+def test_what_was_created_is_removed_if_the_subnet_got_a_route_meanwhile():
+    found = Found(NETWORK, subnet(), None, table("VirtualAppliance", "10.0.9.4"), gateway(MARK), address(MARK))
+    removed = [("removed", "demo-peer-pods-nat"), ("removed", "demo-peer-pods-nat-ip")]
+    assert changes(plan_present(found, REQUEST)) == removed
+
+
 @pytest.mark.parametrize(
     ("found", "planned"),
     [
@@ -192,6 +198,27 @@ def test_the_gateway_of_another_cluster_gets_a_reference():
     assert step.etag == 'W/"2"'
 
 
+def test_the_gateway_that_another_cluster_removes_is_not_used():
+    marked = gateway({**MARK_OF_OTHER, **OTHER.mark})
+    with pytest.raises(NatGatewayError, match=r"of workers is being removed by other \(id-2\)\."):
+        plan_present(Found(NETWORK, subnet(), attached=marked), REQUEST)
+    # A cluster that has used it since before the mark is not affected: the other one only gives it up.
+    both = gateway({**MARK, **MARK_OF_OTHER, **OTHER.mark}, SUBNET_ID)
+    assert not plan_present(Found(NETWORK, subnet(), attached=both), REQUEST).steps
+    assert changes(plan_absent([both], [], ATTACHED, OTHER)) == [("released", "demo-peer-pods-nat")]
+
+
+def test_an_interrupted_removal_is_resumed_or_taken_back():
+    marked = gateway({**MARK, **OWNER.mark}, SUBNET_ID)
+    assert changes(plan_absent([marked], [], ATTACHED, OWNER))[0] == ("detached", "workers")
+    for found, change in (
+        (Found(NETWORK, subnet(), attached=marked), "shared"),
+        (Found(NETWORK, subnet(), gateway=gateway({**MARK, **OWNER.mark}), address=address(MARK)), "recorded"),
+    ):
+        step, *dummy = plan_present(found, REQUEST).steps
+        assert (step.change, step.body["tags"]["osc.peerpods.cluster.id-1"]) == (change, "demo")
+
+
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
@@ -217,11 +244,13 @@ ATTACHED = {SUBNET_ID.lower(): subnet(natGateway={"id": GATEWAY_ID})}
 def test_a_teardown_detaches_and_removes():
     plan = plan_absent([gateway(MARK, SUBNET_ID)], [address(MARK)], ATTACHED, OWNER)
     assert changes(plan) == [
+        ("marked", "demo-peer-pods-nat"),
         ("detached", "workers"),
         ("removed", "demo-peer-pods-nat"),
         ("removed", "demo-peer-pods-nat-ip"),
     ]
-    detached, *removed = plan.steps
+    marked, detached, *removed = plan.steps
+    assert (marked.body["tags"]["osc.peerpods.cluster.id-1"], marked.etag) == ("leaving:demo", 'W/"2"')
     assert "natGateway" not in detached.body["properties"]
     assert detached.etag == 'W/"1"'
     assert [step.body for step in removed] == [None, None]
@@ -301,7 +330,11 @@ def test_what_a_step_leaves():
     assert new_gateway.is_done(gateway(MARK))
     assert not attached.is_done(subnet())
     assert attached.is_done(subnet(natGateway={"id": GATEWAY_ID.upper()}))
-    detached, removed, _address = plan_absent([gateway(MARK, SUBNET_ID)], [address(MARK)], ATTACHED, OWNER).steps
+    marked, detached, removed, _address = plan_absent(
+        [gateway(MARK, SUBNET_ID)], [address(MARK)], ATTACHED, OWNER
+    ).steps
+    assert marked.is_done(gateway({**MARK, **OWNER.mark}))
+    assert not marked.is_done(gateway(MARK))
     assert detached.is_done(subnet())
     assert not detached.is_done(subnet(natGateway={"id": GATEWAY_ID}))
     assert removed.is_done(None)
