@@ -159,6 +159,15 @@ changes:
   type: list
   elements: str
   sample: [create identity, create federated credential default, assign Reader in demo-7x2kq-rg]
+left:
+  description: With O(state=absent), the ARM IDs of the identities of this cluster that were not removed.
+  returned: failure
+  type: list
+  elements: str
+in_use:
+  description: Whether the reason is that others use one of them.
+  returned: failure
+  type: bool
 """
 
 from collections.abc import Mapping
@@ -200,6 +209,10 @@ MACHINES = "Microsoft.Compute/virtualMachines"
 UNKNOWN = "(known after its creation)"
 
 
+class InUseError(ArmError):
+    """Others use an identity of the cluster."""
+
+
 class Run:
     """One run of the module, which adds its changes to `made`."""
 
@@ -217,6 +230,8 @@ class Run:
         groups = params["scopes"] or [params["resource_group"]]
         self.scopes = [f"{self.subscription}/resourceGroups/{name}" for name in dict.fromkeys(groups)]
         self.made = made
+        # With state=absent, the identities of this cluster that exist.
+        self.left: list[str] = []
 
     def own(self) -> list[Mapping[str, Any]]:
         """The identities of this cluster by their tags: in the resource group, else, to remove them, in any other."""
@@ -254,9 +269,17 @@ class Run:
         if problem:
             raise ArmError(problem)
         definitions = read_definitions(self.arm, self.subscription)
-        changes = self.carry_out(plan_identity(self.path, existing, self.cluster))
-        if existing.identity is None and not self.module.check_mode:
-            existing = self.read(self.path)
+        planned = plan_identity(self.path, existing, self.cluster)
+        changes = []
+        if existing.identity is None:
+            changes, planned = self.carry_out(planned[:1]), planned[1:]
+            # Identities have no etags (REST reference of Microsoft.ManagedIdentity), so that two clients which create
+            # the same one overwrite each other's.
+            if not self.module.check_mode:
+                existing = self.read(self.path)
+                if problem := owner_problem(existing, self.cluster):
+                    raise ArmError(problem)
+        changes += self.carry_out(planned)
         roles = plan_roles(
             existing,
             self.cluster,
@@ -274,10 +297,13 @@ class Run:
             found = [identity] if identity else []
         else:
             found = self.own()
+        self.left = [each["id"] for each in found if self.cluster.owns(each)]
         removed = [self.removable(each) if self.cluster.owns(each) else Existing(each) for each in found]
-        return (removed or [Existing()])[0], [
-            change for existing in removed for change in self.carry_out(plan_removal(existing, self.cluster))
-        ]
+        changes = []
+        for existing in removed:
+            changes += self.carry_out(plan_removal(existing, self.cluster))
+            self.left = [each for each in self.left if each != (existing.identity or {}).get("id")]
+        return (removed or [Existing()])[0], changes
 
     def removable(self, identity: Mapping[str, Any]) -> Existing:
         """The identity with its role assignments; ArmError if others use it."""
@@ -286,18 +312,28 @@ class Run:
         credentials = self.arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION)
         machines = self.arm.list(f"{self.subscription}/providers/{MACHINES}", VMS_API_VERSION)
         if problem := removal_problem(existing, credentials, machines):
-            raise ArmError(problem)
+            raise InUseError(problem)
         return existing
 
     def carry_out(self, changes: list[Change]) -> list[Change]:
-        for change in changes if not self.module.check_mode else ():
+        if self.module.check_mode:
+            return changes
+        made = []
+        for change in changes:
             timeout = self.module.params["wait_timeout"]
-            if change.body is None:
-                self.arm.delete(change.path, change.api_version, None, timeout)
+            try:
+                if change.body is None:
+                    self.arm.delete(change.path, change.api_version, None, timeout)
+                else:
+                    self.arm.put(change.path, change.api_version, change.body, None, timeout)
+            except ArmError as error:
+                # Another client has assigned the role at the same time, under another name.
+                if "RoleAssignmentExists" not in error.codes:
+                    raise
             else:
-                self.arm.put(change.path, change.api_version, change.body, None, timeout)
-            self.made.append(str(change))
-        return changes
+                made.append(change)
+                self.made.append(str(change))
+        return made
 
     def result(self, existing: Existing, changes: list[Change]) -> dict[str, Any]:
         properties = (existing.identity or {}).get("properties") or {}
@@ -334,12 +370,14 @@ def main() -> None:
         }
     )
     made: list[str] = []
+    run = None
     try:
         run = Run(module, Arm(module), made)
-        existing, changes = run.present() if module.params["state"] == "present" else run.absent()
+        result = run.result(*(run.present() if module.params["state"] == "present" else run.absent()))
     except ArmError as error:
-        module.fail_json(**failed_after(error, made))
-    module.exit_json(**run.result(existing, changes))
+        in_use = isinstance(error, InUseError)
+        module.fail_json(**failed_after(error, made), left=run.left if run else [], in_use=in_use)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

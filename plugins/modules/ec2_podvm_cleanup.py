@@ -40,7 +40,8 @@ options:
 notes:
   - >-
     The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
-    With O(bucket), they need C(s3:ListBucket); without it, the bucket counts as missing.
+    With O(bucket), they need C(s3:ListBucket); without it, the bucket counts as missing. With O(name) as well, they
+    need C(ec2:DescribeImportSnapshotTasks) and C(ec2:DescribeSnapshots), without which no such snapshots are returned.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -73,6 +74,14 @@ removed:
   type: list
   elements: str
   sample: [ami-0f3a5b1c2d4e6f708, snap-0123456789abcdef0]
+snapshots:
+  description: >-
+    The IDs of snapshots that VM Import has made from objects in O(bucket) and that no AMI has, as a job leaves them if
+    it fails after the import. They are not removed. EC2 lists the imports of some days only.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 bucket:
   description: O(bucket) if it exists, else null.
   returned: success
@@ -95,6 +104,19 @@ def existing_bucket(module: AnsibleAWSModule) -> str | None:
     if bucket and Api(module, "s3", "S3").find("HeadBucket", *UNREADABLE, Bucket=bucket) is not None:
         return bucket
     return None
+
+
+def left_snapshots(module: AnsibleAWSModule) -> list[str]:
+    """The snapshots of failed jobs; none without the permission to list imports."""
+    params = module.params
+    if not (params["name"] and params["bucket"]):
+        return []
+    try:
+        return Ec2(module).imported_snapshots(params["bucket"])
+    except Ec2Error as error:
+        if error.code != "UnauthorizedOperation":
+            raise
+        return []
 
 
 def remove_images(module: AnsibleAWSModule, removed: list[str]) -> None:
@@ -125,6 +147,7 @@ def main() -> None:
     removed: list[str] = []
     try:
         bucket = existing_bucket(module)
+        snapshots = left_snapshots(module)
         if module.params["name"]:
             remove_images(module, removed)
     except Ec2Error as error:
@@ -132,6 +155,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(removed),
         removed=removed,
+        snapshots=snapshots,
         bucket=bucket,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
     )

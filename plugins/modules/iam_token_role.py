@@ -155,6 +155,15 @@ unknown:
   returned: with O(dry_run=true)
   type: str
   sample: ""
+left:
+  description: With O(state=absent), the ARNs of the roles of this cluster that were not removed.
+  returned: failure
+  type: list
+  elements: str
+in_use:
+  description: Whether the reason is that others use one of them.
+  returned: failure
+  type: bool
 """
 
 import json
@@ -199,6 +208,10 @@ def diff_of(role: Role | None, changes: list[Change]) -> dict[str, str]:
     return {name: json.dumps(policies, indent=2) + "\n" for name, policies in (("before", before), ("after", after))}
 
 
+class InUseError(Ec2Error):
+    """Others use a role of the cluster."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A role, None if it does not exist, and its changes."""
@@ -217,32 +230,37 @@ def plan_present(iam: Iam, account: Account, cluster: Cluster, params: dict[str,
     return Plan(name, role, plan_role(role, account, cluster, image=params["image"]))
 
 
-def plan_absent(iam: Iam, cluster: Cluster, name: str | None) -> list[Plan]:
-    """The removal of the role with this name, or of every role of the cluster."""
-    plans = []
-    for each in [name] if name else iam.role_names():
-        role = iam.role(each, POLICIES)
-        is_ours = role is not None and role.is_of(cluster)
-        if role is not None and is_ours:
-            role = replace(role, attached=iam.attached(each, POLICIES))
-            if problem := removal_problem(role):
-                raise Ec2Error(problem)
-        if is_ours or name:
-            plans.append(Plan(each, role, plan_removal(role, cluster)))
-    return plans
+def plan_absent(iam: Iam, cluster: Cluster, name: str | None, left: list[str]) -> list[Plan]:
+    """The removal of the role with this name, or of every role of the cluster; `left` gets the ARNs of its roles."""
+    roles = {each: iam.role(each, POLICIES) for each in ([name] if name else iam.role_names())}
+    own = {each: role for each, role in roles.items() if role is not None and role.is_of(cluster)}
+    left += [role.arn for role in own.values()]
+    for each, role in own.items():
+        role = replace(role, attached=iam.attached(each, POLICIES))
+        if problem := removal_problem(role):
+            raise InUseError(problem)
+        roles[each] = role
+    return [
+        Plan(each, role, plan_removal(role, cluster)) for each, role in roles.items() if name is not None or each in own
+    ]
 
 
-def run(module: AnsibleAWSModule, iam: Iam) -> dict[str, Any]:
+def run(module: AnsibleAWSModule, iam: Iam, left: list[str]) -> dict[str, Any]:
     params = module.params
     cluster = Cluster(params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"])
     is_present = params["state"] == "present"
     is_dry_run = is_present and params["dry_run"]
     account = iam.account(cluster.issuer if is_present else "")
-    plans = [plan_present(iam, account, cluster, params)] if is_present else plan_absent(iam, cluster, params["name"])
+    if is_present:
+        plans = [plan_present(iam, account, cluster, params)]
+    else:
+        plans = plan_absent(iam, cluster, params["name"], left)
     if not module.check_mode and not is_dry_run:
         for plan in plans:
             for change in plan.changes:
                 iam.apply(plan.name, change, cluster.tags)
+            if plan.role and plan.role.arn in left:
+                left.remove(plan.role.arn)
     roles = [
         {
             "name": plan.name,
@@ -280,11 +298,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     iam = None
+    left: list[str] = []
     try:
         iam = Iam(module)
-        result = run(module, iam)
+        result = run(module, iam, left)
     except Ec2Error as error:
-        module.fail_json(**failed_after(error, iam.changes if iam else []))
+        in_use = isinstance(error, InUseError)
+        module.fail_json(**failed_after(error, iam.changes if iam else []), left=left, in_use=in_use)
     module.exit_json(**result)
 
 

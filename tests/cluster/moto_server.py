@@ -1,4 +1,4 @@
-"""moto's server, with what it lacks of IAM and S3: `python -m tests.cluster.moto_server` has its options."""
+"""moto's server, with what it lacks of EC2, IAM and S3: `python -m tests.cluster.moto_server` has its options."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import xmltodict  # type: ignore[import-untyped]
 from moto.core.responses import ActionResult
+from moto.ec2.responses import EC2Response
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.exceptions import NotFoundException
 from moto.iam.models import Role
@@ -63,6 +64,30 @@ def _verdict(policies: list[IAMPolicy], action: str, resource: str) -> Permissio
 
 
 IamResponse.simulate_principal_policy = simulate_principal_policy  # type: ignore[attr-defined]
+
+_TASKS: dict[str, list[dict[str, Any]]] = {}
+
+
+def import_snapshot(self: EC2Response) -> ActionResult:
+    """A task that is completed when it is created; the snapshot has no link to it ("Importing a disk as a snapshot
+    using VM Import/Export" in the VM Import user guide)."""
+    volume = self.ec2_backend.create_volume(size=1, zone_name=f"{self.region}a")
+    task = f"import-snap-{len(_TASKS)}{volume.id.removeprefix('vol-')}"
+    snapshot = self.ec2_backend.create_snapshot(volume.id, f"Created by AWS-VMImport service for {task}")
+    self.ec2_backend.delete_volume(volume.id)
+    bucket = self._get_param("DiskContainer", {})["UserBucket"]
+    details = {"SnapshotId": snapshot.id, "Status": "completed", "UserBucket": bucket}
+    described = {"ImportTaskId": task, "SnapshotTaskDetail": details}
+    _TASKS.setdefault(self.region, []).append(described)
+    return ActionResult(described)
+
+
+def describe_import_snapshot_tasks(self: EC2Response) -> ActionResult:
+    return ActionResult({"ImportSnapshotTasks": _TASKS.get(self.region, [])})
+
+
+EC2Response.import_snapshot = import_snapshot  # type: ignore[attr-defined]
+EC2Response.describe_import_snapshot_tasks = describe_import_snapshot_tasks  # type: ignore[attr-defined]
 
 # HeadBucket has no action of its own ("Actions defined by Amazon S3" in the Service Authorization Reference).
 ACTION_MAP["BUCKET"]["HEAD"]["DEFAULT"] = "ListBucket"

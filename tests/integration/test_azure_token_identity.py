@@ -14,7 +14,9 @@ from azure.identity import ClientAssertionCredential
 from azure.mgmt.network import NetworkManagementClient
 
 from tests.azure_arm import AzureArm, roles
+from tests.azure_arm.faults import Fault, PassOn, refuse
 from tests.azure_arm.ids import VMS
+from tests.azure_arm.wire import Answer, Request
 from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, ROOT, ansible_environment, local_play, service_account_token
 
@@ -231,6 +233,33 @@ def test_an_identity_of_another_owner_is_neither_changed_nor_removed(azure: Azur
     assert azure.identities.stored == before
 
 
+@pytest.mark.parametrize("kind", ["identity", "assignment"])
+def test_what_another_client_creates_at_the_same_time(azure: AzureArm, run, kind: str):
+    """Azure has no etags for them, so an identity is read after its creation."""
+
+    def overwrite(request: Request, pass_on: PassOn) -> Answer:
+        answer = pass_on()
+        (identity,) = (body for body in azure.identities.stored.values() if body["name"] == "raced")
+        identity["tags"] = {"of": "another"}
+        return answer
+
+    if kind == "identity":
+        azure.faults += [Fault("PUT", "/userAssignedIdentities/raced$", overwrite)]
+        failed = run({"name": "raced"})
+        assert (
+            "The managed identity raced exists, and this collection did not create it for this cluster" in failed["msg"]
+        )
+        assert failed["msg"].endswith("Before, this run did: create identity.")
+    else:
+        azure.faults += [Fault("PUT", "/roleAssignments/", refuse(409, "RoleAssignmentExists"))]
+        result = run({"name": "raced"})
+        assert changes("assign", VM_ROLES)[0] not in result["changes"]
+        assert changes("assign", VM_ROLES)[1] in result["changes"]
+        assert run({"name": "raced", "state": "absent"})["changed"]
+    for key in [key for key in azure.identities.stored if "/raced" in key]:
+        del azure.identities.stored[key]
+
+
 def test_an_identity_that_others_use_stays(azure: AzureArm, run):
     (identity,) = azure.identities.of_type("Microsoft.ManagedIdentity/userAssignedIdentities")
     (credential,) = (body for body in azure.identities.stored.values() if body["name"] == "default")
@@ -238,6 +267,7 @@ def test_an_identity_that_others_use_stays(azure: AzureArm, run):
     azure.identities.stored[mine["id"].lower()] = mine
     before = dict(azure.identities.stored)
     failed = run({"state": "absent"})
+    assert (failed["left"], failed["in_use"]) == ([identity["id"]], True)
     assert "has the federated credential mine, which this collection did not add" in failed["msg"]
     assert (failed["changed"], azure.identities.stored) == (False, before)
     del azure.identities.stored[mine["id"].lower()]

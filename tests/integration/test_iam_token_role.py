@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster import openshift
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.launcher import Cluster
 from tests.cluster.pod_vms import Aws, RejectedError
-from tests.ec2_proxy import ec2_proxy
+from tests.ec2_proxy import ec2_proxy, refuse
 from tests.integration.site import succeed
 from tests.playbook_runs import run_playbook
 from tests.support import ROOT, ansible_environment, local_play, service_account_token
@@ -254,15 +255,23 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
 
 @pytest.fixture
 def teardown(moto: Moto, tmp_path: Path) -> Callable[..., str]:
-    """The tasks of a teardown; by default after an interruption that has left no Subscription."""
+    """The tasks of a teardown, and what it reports; by default after an interruption that has left no Subscription."""
 
-    def teardown(*arns: str) -> str:
+    def teardown(*arns: str, fails: bool = False, env: dict[str, str] | None = None) -> str:
         variables = {"cluster_prerequisites_cluster": FACTS, "operator_install_state": state_with(*arns)}
-        role = {"name": "osc.peerpods.operator_install", "tasks_from": "remove_identity_aws"}
+        role = {"name": "osc.peerpods.operator_install", "tasks_from": "remove_identity_aws", "public": True}
+        (of_playbook,) = yaml.safe_load((ROOT / "playbooks" / "teardown.yml").read_text())
+        *_before, publish, fail, _of_tasks = of_playbook["post_tasks"]
+        (stats,) = publish["ansible.builtin.set_stats"]["data"].values()
+        identities = stats.partition("'identities':")[2].rpartition("}} }}")[0]
+        show = {"ansible.builtin.debug": {"msg": "{{ 'Stays: ' ~ (" + identities + ") }}"}, "vars": publish["vars"]}
         playbook = tmp_path / "play.yml"
-        playbook.write_text(json.dumps(local_play(variables, tasks=[{"ansible.builtin.include_role": role}])))
-        environment = ansible_environment(moto.environment)
-        return succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
+        tasks = [{"ansible.builtin.include_role": role}, show, fail]
+        playbook.write_text(json.dumps(local_play(variables, tasks=tasks)))
+        environment = ansible_environment({**moto.environment, **(env or {})})
+        completed = run_playbook(["ansible-playbook", str(playbook)], environment, ROOT)
+        assert (completed.returncode != 0) == fails, completed.stdout
+        return completed.stdout
 
     return teardown
 
@@ -273,19 +282,31 @@ def test_a_role_with_a_policy_of_another_owner_stays_as_it_is(run, iam, teardown
     iam.put_role_policy(RoleName="custom", PolicyName="theirs", PolicyDocument=policy)
     problem = "The role custom has the inline policy theirs, which this collection did not add"
     expected = f"An IAM role that this collection may have created for this cluster was not removed. {problem}"
-    assert expected in teardown()
+    output = teardown()
+    assert expected in output
+    custom = iam.get_role(RoleName="custom")["Role"]["Arn"]
+    stays = output.partition("Stays: ")[2].splitlines()[0]
+    assert custom in stays
+    assert ARN in stays
     assert set(iam.list_role_policies(RoleName="custom")["PolicyNames"]) == {"peer-pod-vms", "theirs"}
     assert exists(iam)
     iam.delete_role_policy(RoleName="custom", PolicyName="theirs")
 
 
-def test_the_roles_of_a_cluster_are_found_by_their_tags(run, iam, teardown):
+def test_the_roles_of_a_cluster_are_found_by_their_tags(moto, run, iam, teardown):
     removal = ["delete policy peer-pod-vms", "delete role"]
     assert run({"state": "absent", "cluster_id": "another"})["role"] is None
     assert run({"state": "absent"}, check=True)["changes"] == [*removal, *removal]
     given = iam.get_role(RoleName="given")["Role"]["Arn"]
-    assert f"The IAM role {given} stays. This collection did not create it for this cluster." in teardown(given)
-    teardown(ARN)
+    output = teardown(given)
+    assert f"The IAM role {given} stays. This collection did not create it for this cluster." in output
+    assert f"Stays: ['{given}']" in output
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        proxy.faults["DeleteRole"] = [refuse(403, "AccessDenied")]
+        output = teardown(ARN, fails=True, env={"AWS_ENDPOINT_URL_IAM": proxy.url})
+    assert f"Stays: ['{ARN}']" in output
+    assert "The identity of cloud-api-adaptor could not be removed: IAM in " in output
+    assert "Stays: []" in teardown(ARN)
     assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"given", "custom"}
     assert "may have created" not in teardown()
     assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == {"given"}

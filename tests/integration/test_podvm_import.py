@@ -183,7 +183,7 @@ def test_a_bucket_with_an_object_of_another_owner_stays(module: Run, moto: Moto)
 
 
 def role_tasks(name: str, **variables: object) -> dict:
-    role = {"name": "osc.peerpods.operator_install", "tasks_from": name}
+    role = {"name": "osc.peerpods.operator_install", "tasks_from": name, "public": True}
     return {"ansible.builtin.include_role": role, "vars": variables}
 
 
@@ -199,6 +199,8 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     ami = ec2.copy_image(Name=bucket, Description="Peer-pod image", SourceImageId=MOTO_IMAGE, SourceRegion=REGION)[
         "ImageId"
     ]
+    disks = {key: {"Format": "RAW", "UserBucket": {"S3Bucket": key, "S3Key": "podvm.raw"}} for key in (bucket, "other")}
+    imported = {key: ec2.import_snapshot(DiskContainer=disk)["SnapshotTaskDetail"] for key, disk in disks.items()}
     names = {"AMI_BASE_NAME": "podvm-mine", "AMI_VERSION": "2.0.1"}
     config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm"}
     described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
@@ -230,6 +232,7 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
         problems,
         role_tasks("teardown_images", operator_install_state=state(creates=False)),
         show("operator_install_left_aws.removed"),
+        show("operator_install_left_by_jobs"),
         role_tasks("plan", operator_install_state=state(creates=False), operator_install_credentials="given"),
         show("operator_install_plan.image_settings.data.BUCKET_NAME"),
         role_tasks(
@@ -248,12 +251,17 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     (image,) = ec2.describe_images(ImageIds=[ami])["Images"]
     ec2.deregister_image(ImageId=ami)
     messages = re.findall(r'"msg": ("RESULT .*")', output)
-    without, with_problem, left, own, gone = [json.loads(json.loads(each).removeprefix("RESULT ")) for each in messages]
+    without, with_problem, left, by_jobs, own, gone = [
+        json.loads(json.loads(each).removeprefix("RESULT ")) for each in messages
+    ]
     assert (without, own) == ([], "podvm-demo-7x2kq-0f9f3c6e")
     assert [f"The image job creates the S3 bucket {bucket} itself" in each for each in with_problem] == [True]
     # vmimport may be that of another test.
     assert ["and it fails without what does not exist: S3 bucket gone" in each for each in gone] == [True]
     assert left == [ami, image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]]
+    snapshot = imported[bucket]["SnapshotId"]
+    assert by_jobs == [f"snapshot {snapshot}"]
+    assert f"VM Import has made {snapshot} from a disk in the bucket {bucket}, and no AMI has them" in output
     assert f"The S3 bucket {bucket} exists, and stays." in output
 
 

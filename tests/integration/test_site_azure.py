@@ -279,16 +279,33 @@ def test_a_verification_names_the_port_that_a_rule_denies(site: Site, arm: Azure
 
 
 def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm, tmp_path: Path):
-    """The tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS."""
+    """The tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS.
+
+    A user has added a version to the gallery, which the operator would delete with everything in it.
+    """
+    role = {"name": "osc.peerpods.operator_install", "public": True}
     tasks = [
         {"osc.peerpods.cluster_info": {}, "register": "cluster_prerequisites_cluster"},
         {"osc.peerpods.operator_info": {}, "register": "operator_install_state"},
-        {"ansible.builtin.import_role": {"name": "osc.peerpods.operator_install", "tasks_from": "teardown_images"}},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "keep_gallery"}},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "teardown_images"}},
     ]
     playbook = tmp_path / "images.yml"
     playbook.write_text(json.dumps(local_play(tasks=tasks)))
     gallery = f"{site.cloud.resource_group}/providers/Microsoft.Compute/galleries/PodVMGallery_".lower()
-    assert [name for name in arm.resources if gallery in name]
+    (made,) = (body for name, body in arm.resources.items() if gallery in name and "/versions/" in name)
+    definition = made["id"].rpartition("/versions/")[0]
+    mine = f"{definition}/versions/9.9.9"
+    arm.put(mine, {"location": made["location"], "properties": made["properties"]})
     play = RoleAlone(**vars(site), playbook=playbook)
+    settings = stored(site, "ConfigMap", "peer-pods-cm")
+    assert settings["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
+    output = succeed(play.run, "-e", "operator_install_remove_images=true")
+    assert "9.9.9, which no image job of this cluster made" in output
+    assert {name for name in arm.resources if gallery in name} == {
+        each.lower() for each in (definition.rpartition("/images/")[0], definition, mine)
+    }
+    assert "IMAGE_GALLERY_NAME" not in stored(site, "ConfigMap", "peer-pods-cm")["metadata"]["annotations"]
+    arm.delete(mine)
     succeed(play.run, "-e", "operator_install_remove_images=true")
     assert not [name for name in arm.resources if gallery in name]

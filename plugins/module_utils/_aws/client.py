@@ -232,6 +232,24 @@ class Ec2(AwsConnection):
         named = [{"Name": "name", "Values": [name]}]
         return self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"], Filters=named)
 
+    def imported_snapshots(self, bucket: str) -> list[str]:
+        """The existing snapshots that VM Import has made from objects of the bucket, and that no AMI has."""
+        tasks = self._query("DescribeImportSnapshotTasks", "ImportSnapshotTasks", PAGE_SIZE)
+        details = [task["SnapshotTaskDetail"] for task in tasks]
+        imported = [
+            each["SnapshotId"]
+            for each in details
+            if each.get("SnapshotId") and (each.get("UserBucket") or {}).get("S3Bucket") == bucket
+        ]
+        existing = [
+            each["SnapshotId"] for each in self._described("DescribeSnapshots", "Snapshots", "snapshot-id", imported)
+        ]
+        images = self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"]) if existing else []
+        used = {
+            (device.get("Ebs") or {}).get("SnapshotId") for image in images for device in image["BlockDeviceMappings"]
+        }
+        return [snapshot for snapshot in existing if snapshot not in used]
+
     def deregister(self, image_id: str) -> None:
         absent = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
         self._write("DeregisterImage", lambda ids: {"ImageId": ids[0]}, [image_id], absent, dry_run=False)
