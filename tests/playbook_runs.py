@@ -1,8 +1,11 @@
-"""Runs ansible-playbook in forks of a process that has imported it and the libraries of the modules.
+"""Runs ansible-playbook in forks of a process that has imported it, this collection and the libraries of the modules.
 
-An `ansible-playbook` takes half a second of CPU time to import itself and these libraries. What users start is a
-process of its own: in the tests of the installed collection, in those of the documented commands, in runs that are
-killed (`Site.run_and_kill`), and in `make demo`.
+An `ansible-playbook` takes half a second of CPU time to import itself and these libraries, and compiles the Python
+files of collections in each run anew. It forks a worker for each task, which takes 20 ms, mostly to copy the memory
+that both use; here, the tasks run in the process of the play, one after another, as they do for a single host.
+
+What users start is a process of its own with workers: in the tests of the installed collection, in those of the
+documented commands, in runs that are killed (`Site.run_and_kill`), in `make demo`, and in molecule's scenarios.
 
 `python -m tests.playbook_runs` is the process with the imports. It reads a run per line from its standard input, and
 writes the exit code of each. It ends when its parent does.
@@ -19,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -72,6 +76,8 @@ def _server(settings: frozenset[tuple[str, str]]) -> subprocess.Popen[str]:
 def serve() -> None:
     for library in IMPORTS:
         importlib.import_module(library)
+    _import_collection()
+    _replace_workers()
     # The garbage collector of every fork would look at all of it, which also copies its memory.
     gc.freeze()
     for line in sys.stdin:
@@ -80,6 +86,56 @@ def serve() -> None:
             _play(Run(*json.loads(line)))
         _pid, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _import_collection() -> None:
+    """Import the actions of this collection, and with them its modules and filters."""
+    from ansible.plugins.loader import action_loader, init_plugin_loader
+
+    init_plugin_loader()
+    for path in (ROOT / "plugins" / "action").glob("*.py"):
+        action_loader.get(f"osc.peerpods.{path.stem}", class_only=True)
+    # ansible-playbook would initialize the loader.
+    warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
+
+
+def _replace_workers() -> None:
+    """Run the tasks of plays in the process that starts the workers."""
+    from ansible._internal import _task
+    from ansible.executor.process import worker
+    from ansible.executor.task_executor import TaskExecutor
+    from ansible.plugins import strategy
+
+    class TaskInProcess(worker.WorkerProcess):
+        """What WorkerProcess does in the fork, without what only serves to part it from the parent."""
+
+        exitcode = 0
+
+        def start(self) -> None:
+            worker.current_worker = self
+            with _task.TaskContext(self._task):
+                result = TaskExecutor(
+                    self._host,
+                    self._task,
+                    self._task_vars,
+                    self._play_context,
+                    self._loader,
+                    self._shared_loader_obj,
+                    self._final_q,
+                    self._variable_manager,
+                ).run()
+                fields = self._task.dump_attrs()
+                self._final_q.send_task_result(
+                    worker._RawTaskResult(host=self._host, task=self._task, return_data=result, task_fields=fields)
+                )
+
+        def is_alive(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            """There is no process."""
+
+    strategy.WorkerProcess = TaskInProcess
 
 
 def _play(run: Run) -> None:

@@ -259,12 +259,17 @@ def start_kubelet(cluster: Cluster, runtime: str, cloud_environment: dict[str, s
         death_signal="TERM",
     )
 
-    def registered() -> bool:
+    def ready() -> bool:
+        """Whether Kubernetes is done with new nodes: it completes their labels and removes the taint of their start."""
         cluster.processes.check_alive()
-        nodes = cluster.get("nodes")["items"]
-        return CONTROL_PLANE_NODE in {node["metadata"]["name"] for node in nodes}
+        nodes = {node["metadata"]["name"]: node for node in cluster.get("nodes")["items"]}
+        return CONTROL_PLANE_NODE in nodes and all(
+            "beta.kubernetes.io/os" in node["metadata"]["labels"]
+            and not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in node["spec"].get("taints", []))
+            for node in nodes.values()
+        )
 
-    wait_for("the control plane's node", registered, seconds=30)
+    wait_for("the nodes", ready, seconds=30)
 
 
 def set_status(cluster: Cluster, name: str, status: dict, namespace: str = "default") -> None:
