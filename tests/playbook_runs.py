@@ -1,7 +1,7 @@
 """Runs ansible-playbook in forks of a process that has imported it, this collection and the libraries of the modules.
 
 An `ansible-playbook` takes half a second of CPU time to import itself and these libraries, and compiles the Python
-files of collections in each run anew. It forks a worker for each task, which takes 20 ms, mostly to copy the memory
+files of collections in each run. It forks a worker for each task, which takes 20 ms, mostly to copy the memory
 that both use; here, the tasks run in the process of the play, one after another, as they do for a single host.
 
 What users start is a process of its own with workers: in the tests of the installed collection, in those of the
