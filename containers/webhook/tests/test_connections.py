@@ -143,7 +143,7 @@ class ApiServer:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(0.01):
+        while not self._end.wait(0.03):
             try:
                 self._review()
             except (OSError, http.client.HTTPException) as error:
@@ -163,7 +163,7 @@ class ApiServer:
             response.read()
 
     def continues(self) -> None:
-        target = self.answered + 20
+        target = self.answered + 10
         wait_until(lambda: self.failures or self.answered >= target)
         assert self.failures == []
 
@@ -410,7 +410,7 @@ def test_an_old_connection_is_replaced_and_no_review_is_lost(aging, old_connecti
     kinds = [kind for kind, _payload in frames(old_connection)]
     assert GOAWAY in kinds
     successes = steady_clients.successes
-    wait_until(lambda: steady_clients.successes > successes + 100)
+    wait_until(lambda: steady_clients.successes > successes + 50)
     assert steady_clients.errors == []
     assert aging.get("/readyz").status_code == 200
 

@@ -186,4 +186,4 @@ class SteadyClients:
                 else:
                     self.successes += reply.json()["response"]["patchType"] == "JSONPatch"
                 # The connection is sometimes idle, as with most API servers.
-                time.sleep(0.005)
+                time.sleep(0.02)
