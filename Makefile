@@ -5,7 +5,10 @@
 SHELL := /bin/bash
 # Every process of the tests would compile the modules of this project again.
 unexport PYTHONDONTWRITEBYTECODE
-PYTHON ?= python3
+# The distribution's Python, if it is new enough: it runs these tests in a fifth less time than one that a version
+# manager compiled with its defaults.
+PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+  && echo /usr/bin/python3 || echo python3)
 CLOUD ?= aws
 # To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
 SHARD ?= 1/1

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 from pathlib import Path
 
@@ -33,8 +33,7 @@ def unpacked(directory: Path) -> Path:
     tarball = build_collection(directory)
     collections = directory / "ansible_collections"
     checkout = collections / "osc" / "peerpods"
-    with tarfile.open(tarball) as archive:
-        archive.extractall(checkout, filter="data")
+    shutil.unpack_archive(tarball, checkout)
     installed = Path(sysconfig.get_path("purelib")) / "ansible_collections"
     for namespace in DEPENDENCIES:
         (collections / namespace).symlink_to(installed / namespace)
