@@ -318,7 +318,9 @@ def test_the_pods_of_a_system_namespace_are_not_mutated(on_aws: World):
     """The pod needs no slot: more of them than the limit would run."""
     found = on_aws.verify(namespace="kube-system")
     assert failed(found) == {"verify-slot": "mutation"}
-    assert (found["verify-answer"]["status"], found["verify-deleted"]["status"]) == ("unknown", "ok")
+    # The wait ends with the failure, before or after the answer.
+    assert found["verify-answer"]["status"] in ("ok", "unknown")
+    assert found["verify-deleted"]["status"] == "ok"
 
 
 def test_the_port_of_the_agent_is_closed(on_aws: World, moto: aws.Moto, side: aws.CloudSide):
