@@ -18,8 +18,8 @@ from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
-# These have no code of their own.
-OF_KUBERNETES_CORE = ("k8s", "k8s_info")
+# It has no code of its own.
+OF_KUBERNETES_CORE = ("k8s_info",)
 
 
 def run(name: str, arguments: dict[str, Any], environment: dict[str, str], directory: Path) -> dict:

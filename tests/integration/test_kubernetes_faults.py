@@ -188,7 +188,8 @@ def test_objects_of_kubernetes_core_are_written_once_and_with_their_result(
         return result
 
     def definition(data: dict, kind: str = "ConfigMap", field: str = "data") -> dict:
-        return {"apiVersion": "v1", "kind": kind, "metadata": name, field: data}
+        metadata = {**name, "labels": {"app.kubernetes.io/part-of": "osc.peerpods"}}
+        return {"apiVersion": "v1", "kind": kind, "metadata": metadata, field: data}
 
     created = run(definition=definition({"a": "1"}))
     assert (created["changed"], created["result"]["data"]) == (True, {"a": "1"})
@@ -214,7 +215,7 @@ def test_objects_of_kubernetes_core_are_written_once_and_with_their_result(
 @pytest.fixture
 def created_again(cluster, config):
     """Deletes the ConfigMap or PeerPodConfig `again` as another client, and creates a new one of that name."""
-    label = {"app.kubernetes.io/part-of": "faults-again"}
+    label = {"app.kubernetes.io/part-of": "osc.peerpods", "app.kubernetes.io/name": "faults-again"}
     metadata = {"name": "again", "namespace": NAMESPACE, "labels": label}
     settings = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     pool = {
@@ -240,7 +241,7 @@ DELETIONS = {
         {
             "kind": "ConfigMap",
             "namespace": NAMESPACE,
-            "label_selectors": ["app.kubernetes.io/part-of=faults-again"],
+            "label_selectors": ["app.kubernetes.io/name=faults-again"],
         },
     ),
     "peerpodconfig": ("peerpod_limit", {"name": "again"}),

@@ -371,8 +371,8 @@ class TestOurAgent:
         role.cluster.kubectl("label", PROMETHEUS_RULE, NAME, "-n", NAMESPACE, "app.kubernetes.io/part-of-")
         with role.unchanged():
             message = failure_message(role.run())
-        assert f"PrometheusRule {NAME} in {NAMESPACE} already exists without the label" in message
-        assert "switch off that of this role with node_capacity_alerts=false." in message
+        assert f"PrometheusRule {NAME} in {NAMESPACE} (written by osc.peerpods" in message
+        assert "set node_capacity_service_monitor, node_capacity_alerts, node_capacity_dashboard" in message
         role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
@@ -467,7 +467,7 @@ class TestAfterTheAgent:
             role.cluster.apply(build_config)
             with role.unchanged():
                 message = failure_message(role.run("-e", json.dumps(options)))
-            assert f"BuildConfig {NAME} in {NAMESPACE} already exists without the label" in message
+            assert f"BuildConfig {NAME} in {NAMESPACE} (written by kubectl" in message
             role.cluster.kubectl("delete", "buildconfig", NAME, "-n", NAMESPACE)
             role.succeed(**options)
         deployment = role.get(f"deployment/{NAME}")

@@ -140,7 +140,8 @@ class TestBefore:
                 message = role.fail()
         finally:
             cluster.kubectl("delete", "validatingadmissionpolicy", "osc-peerpods-namespaces")
-        assert "ValidatingAdmissionPolicy osc-peerpods-namespaces already exists without the label" in message
+        assert "ValidatingAdmissionPolicy osc-peerpods-namespaces (written by kubectl" in message
+        assert "already exists without the label" in message
 
     def test_an_incomplete_label_requirement_is_rejected(self, role: Role):
         with role.unchanged():

@@ -222,7 +222,11 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": BACKUP, "namespace": OPERATOR_NAMESPACE},
+            "metadata": {
+                "name": BACKUP,
+                "namespace": OPERATOR_NAMESPACE,
+                "labels": {"app.kubernetes.io/part-of": "osc.peerpods"},
+            },
             "data": {"kataconfig": json.dumps(saved_config), "image": "ami-0"},
         }
     )

@@ -72,6 +72,7 @@ TESTED_THROUGH = {
     "_azure/tags": "unit/module_utils/_azure/test_nat_gateway.py",
     "_kubernetes/client": "integration/test_kubernetes_faults.py",
     "_kubernetes/namespace_content": "integration/test_own_namespace.py",
+    "_kubernetes/objects": "integration/test_k8s.py",
     "_operator/client": "integration/test_operator_install.py",
     "_operator/option_rows": "unit/module_utils/_operator/test_settings.py",
     "_operator/progress": "unit/module_utils/_operator/test_olm.py",
