@@ -191,7 +191,7 @@ def show(variable: str) -> dict:
     return {"ansible.builtin.debug": {"msg": f"RESULT {{{{ {variable} | to_json }}}}"}}
 
 
-def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
+def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path, run_module: Run):
     """An image job that creates its bucket would fail on it, unless it runs already. A teardown finds the images by the
     names that an option of the installation gave them, and names the bucket."""
     bucket, ec2 = "podvm-mine-2.0.1", moto.client("ec2")
@@ -201,6 +201,13 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     ]
     disks = {key: {"Format": "RAW", "UserBucket": {"S3Bucket": key, "S3Key": "podvm.raw"}} for key in (bucket, "other")}
     imported = {key: ec2.import_snapshot(DiskContainer=disk)["SnapshotTaskDetail"] for key, disk in disks.items()}
+    found = run_module("ec2_podvm_image_info", {"region": REGION, "bucket": bucket}, env=moto.environment)
+    (sentence,) = found["left"]
+    assert sentence.startswith(
+        f"VM Import has made {imported[bucket]['SnapshotId']} from a disk in the S3 bucket {bucket}"
+    )
+    assert sentence.endswith(f"--region {REGION} --snapshot-id {imported[bucket]['SnapshotId']}.")
+    assert (found["image"], found["problems"]) == (None, [])
     names = {"AMI_BASE_NAME": "podvm-mine", "AMI_VERSION": "2.0.1"}
     config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm"}
     described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
