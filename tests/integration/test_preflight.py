@@ -262,6 +262,9 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
     (reservation,) = moto.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
     subnet = reservation["Instances"][0]["SubnetId"]
     missing = "sg-0123456789abcdef0"
+    left = "podvm-left"
+    location = {"LocationConstraint": aws.REGION}
+    moto.client("s3").create_bucket(Bucket=left, CreateBucketConfiguration=location)
     options = {
         "operator_install_aws_subnet_id": subnet,
         "operator_install_podvm_instance_type": "a1.medium",
@@ -275,10 +278,14 @@ def test_a_site_reads_from_aws_what_no_later_role_does(
         "webhook_tls_cipher_suites": "AES128-SHA",
         "peerpodconfig_rollout_waves": [{"name": "canary"}, {"name": "canary"}],
         "operator_install_tags": {"team": "a,b"},
+        "operator_install_image_config": {"BUCKET_NAME": left},
         "operator_install_aws_access_key_id": "AKIA0",
     }
     with site.unchanged():
         message = failure_message(site.run("-e", json.dumps(options)))
+    moto.client("s3").delete_bucket(Bucket=left)
+    # Not among the settings of the operator as well.
+    assert message.count(f"The image job creates the S3 bucket {left} itself, and fails because it exists.") == 1
     for words in (
         f"{zone}, the zone of {subnet}, does not offer a1.medium. Set operator_install_podvm_instance",
         f"EC2 has no security group {missing} in {aws.REGION}.",
