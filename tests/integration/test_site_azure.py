@@ -298,14 +298,14 @@ def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm
     mine = f"{definition}/versions/9.9.9"
     arm.put(mine, {"location": made["location"], "properties": made["properties"]})
     play = RoleAlone(**vars(site), playbook=playbook)
-    settings = stored(site, "ConfigMap", "peer-pods-cm")
+    settings = stored(site, "configmap", "peer-pods-cm")
     assert settings["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
     output = succeed(play.run, "-e", "operator_install_remove_images=true")
     assert "9.9.9, which no image job of this cluster made" in output
     assert {name for name in arm.resources if gallery in name} == {
         each.lower() for each in (definition.rpartition("/images/")[0], definition, mine)
     }
-    assert "IMAGE_GALLERY_NAME" not in stored(site, "ConfigMap", "peer-pods-cm")["metadata"]["annotations"]
+    assert "IMAGE_GALLERY_NAME" not in stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
     arm.delete(mine)
     succeed(play.run, "-e", "operator_install_remove_images=true")
     assert not [name for name in arm.resources if gallery in name]
