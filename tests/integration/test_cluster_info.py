@@ -320,7 +320,8 @@ def test_details_of_a_user_with_few_permissions(cluster, run_module):
     )
     details = result["details"]
     of_openshift = {"machine_configs", "proxy", "mirrors", "operator_hub"}
-    unread = {"credentials", "agent", "operator", "subscription", "webhooks", "packages", *of_openshift}
+    of_webhook = {"webhooks", "api_server", "service_ca"}
+    unread = {"credentials", "agent", "operator", "subscription", "packages", *of_webhook, *of_openshift}
     assert details["unread"].keys() == unread
     assert details["machine_configs"] is details["proxy"] is details["disabled_catalogs"] is None
     assert "403 Forbidden" in details["unread"]["webhooks"]
