@@ -22,6 +22,7 @@ import yaml
 from tests.cluster.launcher import Cluster
 from tests.environments import own_environment
 from tests.integration.site import NOTHING_CHANGED
+from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, ROOT, ansible_environment
 
 pytestmark = pytest.mark.integration
@@ -267,12 +268,9 @@ def play(controller: tuple[Controller, str], cluster: Cluster, tmp_path_factory:
     write(file, json.dumps(variables))
 
     def run(*arguments: str) -> str:
-        completed = subprocess.run(
-            ["ansible-playbook", ROOT / "playbooks/awx.yml", "-e", f"@{file}", "-vvv", *arguments],
-            env=ansible_environment({"CONTROLLER_HOST": controller[1], "CONTROLLER_OAUTH_TOKEN": TOKEN}),
-            capture_output=True,
-            text=True,
-            check=False,
+        completed = run_playbook(
+            ["ansible-playbook", str(ROOT / "playbooks/awx.yml"), "-e", f"@{file}", "-vvv", *arguments],
+            ansible_environment({"CONTROLLER_HOST": controller[1], "CONTROLLER_OAUTH_TOKEN": TOKEN}),
         )
         assert completed.returncode == 0, completed.stdout + completed.stderr
         output = completed.stdout + completed.stderr
