@@ -210,7 +210,7 @@ def test_what_the_image_job_needs_is_created_on_request(site: Site, moto: aws.Mo
 @pytest.mark.parametrize(
     ("tags", "task"),
     [
-        ("operator_install,webhook", "Register the webhook"),
+        ("webhook", "Register the webhook"),
         # The limit is set only where peer pods are counted, for which the webhook must be registered.
         ("webhook,node_capacity,peerpodconfig_rollout", "Set the limit and wait until every node advertises it"),
     ],
