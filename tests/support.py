@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -48,6 +49,18 @@ def json_blocks(guide: str) -> list[dict]:
     """The policies and roles in a guide."""
     text = (GUIDES / guide).read_text()
     return [json.loads(block) for block in re.findall(r"code-block:: json\n\n((?:   .*\n|\n)+)", text)]
+
+
+class AnsibleLoader(yaml.SafeLoader):
+    """Reads a value with a tag of Ansible, such as !unsafe, as the value without the tag."""
+
+
+AnsibleLoader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
+
+
+def ansible_yaml(path: Path) -> Any:
+    """The content of a YAML file of a playbook or a role."""
+    return yaml.load(path.read_text(), AnsibleLoader)
 
 
 def role_options() -> dict[str, dict]:

@@ -7,22 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.integration.test_awx import TOKEN, Controller, controller  # noqa: F401
 from tests.playbook_runs import run_playbook
-from tests.support import ROOT, ansible_environment, local_play
+from tests.support import ROOT, ansible_environment, ansible_yaml, local_play
 
 pytestmark = pytest.mark.integration
 
 
-class Loader(yaml.SafeLoader):
-    """Reads a value with the tag !unsafe as the value."""
-
-
-Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
-
-VARIABLES = yaml.load((ROOT / "roles/awx/vars/main.yml").read_text(), Loader)
+VARIABLES = ansible_yaml(ROOT / "roles/awx/vars/main.yml")
 OURS = VARIABLES["awx_kubeconfig_type"]
 OTHER_INPUTS = {"fields": [{"id": "config", "label": "Config", "type": "string"}]}
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jinja2 import Environment, nodes
 
-from tests.support import ROOT, role_options
+from tests.support import ROOT, ansible_yaml, role_options
 
 # Roles that other roles of the collection use, with dictionaries and lists of their own.
 INTERNAL = ("image_build_", "own_namespace_")
@@ -35,20 +35,9 @@ CONDITIONS = ("when", "that", "until", "failed_when", "changed_when")
 NUMBERS = ("retries", "delay")
 
 
-class Loader(yaml.SafeLoader):
-    """Reads a value with a tag of Ansible, such as !unsafe, as the value without the tag."""
-
-
-Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
-
-
-def load(path: Path) -> object:
-    return yaml.load(path.read_text(), Loader)
-
-
 def playbook_options() -> dict[str, dict]:
     """The options that only a playbook has, by name."""
-    templates = load(ROOT / "roles/awx/vars/main.yml")["awx_templates"]
+    templates = ansible_yaml(ROOT / "roles/awx/vars/main.yml")["awx_templates"]
     questions = [template["questions"] for template in templates if isinstance(template["questions"], list)]
     return {question["option"]: question["spec"] for each in questions for question in each if "spec" in question}
 
@@ -96,7 +85,7 @@ class Expression:
 def expressions() -> Iterator[Expression]:
     files = [*ROOT.glob("roles/*/*/**/*.yml"), *ROOT.glob("playbooks/*.yml")]
     for path in sorted(path for path in files if path.parent.name != "meta" and not path.is_symlink()):
-        yield from _in_value(str(path.relative_to(ROOT)), load(path))
+        yield from _in_value(str(path.relative_to(ROOT)), ansible_yaml(path))
     for path in sorted(ROOT.glob("roles/*/templates/*.j2")):
         yield Expression(str(path.relative_to(ROOT)), path.read_text())
 
@@ -265,12 +254,12 @@ def definitions(path: Path) -> dict[str, object]:
     """The variables that the file sees: those of the playbook, or the defaults and variables of the role."""
     found: dict[str, object] = {}
     if path.parent.name == "playbooks":
-        for play in load(path):
+        for play in ansible_yaml(path):
             found |= play.get("vars", {})
     else:
         for directory in ("defaults", "vars"):
             for file in sorted((ROOT / "roles" / path.parts[path.parts.index("roles") + 1] / directory).rglob("*.yml")):
-                found |= load(file)
+                found |= ansible_yaml(file)
     return found
 
 
@@ -311,7 +300,7 @@ def test_a_shared_option_reaches_every_task_that_needs_it(path: Path):
     known = definitions(path)
     missing = [
         f"{reads.module}.{reads.option} does not follow {reads.owner}"
-        for module, arguments in module_tasks(load(path))
+        for module, arguments in module_tasks(ansible_yaml(path))
         for reads in READERS
         if reads.module == module and reads.is_used(arguments)
         if not {reads.owner, RESOLVED.get(reads.owner)} & names_in(argument(arguments, reads.option, known), known)
@@ -335,7 +324,7 @@ def test_the_namespace_of_a_container_is_that_of_the_cluster():
 
 def kept_names(role: str) -> set[str]:
     """The options that a later run of the role keeps (tests/unit/module_utils/_peerpods/test_kept_options.py)."""
-    return {f"{role}_{name}" for name in load(ROOT / f"roles/{role}/vars/main.yml")[f"{role}_kept_names"]}
+    return {f"{role}_{name}" for name in ansible_yaml(ROOT / f"roles/{role}/vars/main.yml")[f"{role}_kept_names"]}
 
 
 @pytest.mark.parametrize("role", ["node_capacity", "webhook"])
@@ -351,7 +340,7 @@ def test_a_kept_option_is_read_after_it_was_decided(role: str):
         if node.name in kept_names(role) - exempt
     }
     assert direct == set()
-    assert not kept_names(role) & load(ROOT / f"roles/{role}/defaults/main.yml").keys()
+    assert not kept_names(role) & ansible_yaml(ROOT / f"roles/{role}/defaults/main.yml").keys()
 
 
 def test_every_reader_exists():

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.namespaces import namespace_policies
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.object_owner import (
     refuse_changes,
     refuse_deletions,
 )
 
-from tests.support import ROOT
+from tests.support import ROOT, ansible_yaml
 
 OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 
@@ -115,17 +114,10 @@ WITHOUT_LABEL = {
 }
 
 
-class Loader(yaml.SafeLoader):
-    """Reads a value with a tag of Ansible, such as !unsafe, as the value without the tag."""
-
-
-Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
-
-
 def written_definitions() -> Iterator[tuple[str, str]]:
     """The names of the tasks that write objects, and their definitions."""
     for path in sorted(ROOT.glob("roles/*/tasks/*.yml")):
-        pending = list(yaml.load(path.read_text(), Loader) or [])
+        pending = list(ansible_yaml(path) or [])
         while pending:
             task = pending.pop()
             pending += [inner for block in ("block", "rescue", "always") for inner in task.get(block, [])]

@@ -9,9 +9,9 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.osc.peerpods.plugins.module_utils._report.awx_survey import SurveyError, survey
 
-from tests.support import ROOT
+from tests.support import ROOT, ansible_yaml
 
-VARIABLES = yaml.safe_load((ROOT / "roles/awx/vars/main.yml").read_text())
+VARIABLES = ansible_yaml(ROOT / "roles/awx/vars/main.yml")
 
 
 def questions_of(template: dict) -> list[dict]:
