@@ -69,15 +69,26 @@ def ansible_core(version: str) -> Path | None:
 
 
 def find_newer_python() -> str | None:
-    """A Python that NEEDS_NEWER_PYTHON runs on: on the PATH, or installed next to the Python that runs this."""
-    installed = Path(sys.base_prefix).parent
+    """A Python that NEEDS_NEWER_PYTHON runs on: on the PATH, or installed next to one that is."""
+    prefixes = {_prefix_of(Path(directory, "python3")) for directory in os.get_exec_path()}
+    installed = sorted(Path(prefix).parent for prefix in prefixes if prefix)
     for minor in range(NEWER_PYTHON[1], NEWER_PYTHON[1] + 3):
-        candidates: tuple[str | Path | None, ...] = (
+        candidates = (
             shutil.which(f"python3.{minor}"),
-            *installed.glob(f"*3.{minor}.*/bin/python3"),
+            *(program for directory in installed for program in directory.glob(f"*3.{minor}.*/bin/python3")),
         )
         for program in candidates:
-            # A program of this name may be a placeholder of a version manager.
-            if program and not subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode:
+            if program and _prefix_of(Path(program)):
                 return str(program)
     return None
+
+
+def _prefix_of(python: Path) -> str | None:
+    """The prefix of its installation; None for a placeholder of a version manager, and if it does not exist."""
+    try:
+        completed = subprocess.run(
+            [python, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return completed.stdout.strip()

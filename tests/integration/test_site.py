@@ -488,7 +488,7 @@ class TestTeardown:
             message = failure_message(looks.run())
         cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete deployments.apps, " in message
-        assert "and 12 more" in message
+        assert "and 13 more" in message
         assert "Nothing was changed. Log in as a user" in message
 
     def test_objects_of_a_user_stay_with_their_namespaces(

@@ -69,7 +69,8 @@ SITE: dict[tuple[str, str], tuple[str, ...]] = {
     ("policy", "poddisruptionbudgets"): ("list", *_WRITE),
     # A user who grants permissions that they do not have themselves needs the verbs escalate and bind.
     ("rbac.authorization.k8s.io", "clusterroles"): (*_WRITE, "escalate", "bind"),
-    ("rbac.authorization.k8s.io", "clusterrolebindings"): _WRITE,
+    # That of the agent keeps the options of an earlier run.
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): ("list", *_WRITE),
     ("rbac.authorization.k8s.io", "roles"): (*_WRITE, "escalate", "bind"),
     ("rbac.authorization.k8s.io", "rolebindings"): _WRITE,
 }
