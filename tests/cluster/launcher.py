@@ -250,6 +250,9 @@ class Cluster:
             *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
         )
         self._wait_for_api_server()
+        if self.has_pod_network:
+            # The garbage collector deletes the PeerPods of a deleted pod. It looks for new kinds every 30 seconds only.
+            self.define(Path(__file__).with_name("crds") / "peerpods.confidentialcontainers.org.yaml")
         self._start_program(
             "kube-controller-manager",
             [
