@@ -171,6 +171,11 @@ class Ec2(AwsConnection):
         }
         return [by_id[instance_id] for instance_id in instance_ids if instance_id in by_id]
 
+    def instances_named(self, patterns: Sequence[str]) -> list[dict]:
+        """The instances whose tag Name matches one of the patterns, in which * is any text."""
+        reservations = self._described("DescribeInstances", "Reservations", "tag:Name", patterns)
+        return [instance for reservation in reservations for instance in reservation["Instances"]]
+
     def live_instances(self) -> list[dict]:
         """The running and pending instances from DescribeInstances."""
         states = {"Name": "instance-state-name", "Values": ["pending", "running"]}

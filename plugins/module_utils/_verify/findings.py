@@ -11,7 +11,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.causes import ENDED, Cause, diagnose
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
-from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import PASSED, STATES, next_check
+from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import PASSED, STATES, has_passed, next_check
 
 TITLES = {
     "verify-pods": "Pods of the verification",
@@ -251,7 +251,9 @@ def _of_deletion(
     if stays:
         return _finding("verify-deleted", "error", f"Not deleted within the time: {join_names(stays)}.", fix, "")
     ids = [instance for pod in pods for instance in pod["instances"]]
-    if not ids and remaining is None:
+    # A VM may run without a PeerPod that names it.
+    has_vm = bool(ids) or any(has_passed(pod["state"], "verify-vm") for pod in pods)
+    if not has_vm and remaining is None:
         found = (
             "The pods are deleted. No VM was created." if pods else "No pod and no PeerPod of a verification exists."
         )
@@ -270,9 +272,9 @@ def _of_deletion(
     ]
     if orphaned:
         found = f"The pods are deleted, but VMs without a PeerPod stay: {join_names(orphaned)}."
-        fix = "Delete them: cloud-api-adaptor does not delete a VM whose creation failed."
+        fix = "Delete them: without a PeerPod, no controller does."
         return _finding("verify-deleted", "error", found, fix, "")
-    if not ids:
+    if not has_vm:
         return _finding("verify-deleted", "ok", "The pods are deleted. No VM was created.", "", "")
     return _finding(
         "verify-deleted", "ok", f"{len(ids)} VMs are deleted." if len(ids) > 1 else "The VM is deleted.", "", ""

@@ -241,6 +241,16 @@ def test_a_vm_whose_creation_failed_stays_in_azure(instances: list[str]):
     assert f"{ORPHAN['id']} (failed: AllocationFailed: Allocation failed.)" in found["found"]
 
 
+def test_a_vm_without_a_peer_pod_was_created():
+    """cloud-api-adaptor may not create PeerPods, and continues."""
+    given = answered() | {"instances": []}
+    assert statuses(given, remaining={"instances": [], "orphaned": []})["verify-deleted"] == "ok"
+    assert (
+        by_check(given, remaining={"instances": [], "orphaned": []})["verify-deleted"]["found"] == "The VM is deleted."
+    )
+    assert statuses(given, remaining=None)["verify-deleted"] == "unknown"
+
+
 def test_in_azure_no_vm_is_reported_only_if_it_was_looked_for():
     given = pod(instances=[])
     assert by_check(given, remaining={"instances": [], "orphaned": []})["verify-deleted"]["found"].endswith(
