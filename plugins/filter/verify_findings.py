@@ -10,10 +10,9 @@ short_description: Report whether peer pods run, and otherwise why they do not
 description:
   - Computes the findings of the role P(osc.peerpods.verify#role) from module results.
   - >-
-    If a pod does not run, the cause is one of V(slot), V(mutation), V(image), V(quota), V(capacity), V(permissions),
-    V(settings), V(adaptor), V(port), V(agent), V(egress), V(pull), V(tunnel), V(program) or V(unknown), from the events
-    of the pod, the log of cloud-api-adaptor on its node, and the console of its VM. If it runs and a test in it failed,
-    the cause is V(network).
+    If a pod does not run, the cause is a kind from the events of the pod, the log of cloud-api-adaptor on its node and
+    the console of its VM, such as V(quota) or V(port). The README.md of the role has all of them. If it runs and a test
+    in it failed, the cause is V(network).
   - Sends no requests.
 author:
   - The osc.peerpods authors (@osc-peerpods)

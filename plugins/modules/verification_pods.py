@@ -96,6 +96,13 @@ options:
       - A pod may wait as long for a slot, and for its VM while an error is reported that may pass.
     type: int
     default: 240
+  deadline:
+    description:
+      - >-
+        How many seconds after its start kubelet ends a pod and its VM, if nothing deletes it, as after an interrupted
+        run. With V(0), never.
+    type: int
+    default: 0
   answer_timeout:
     description:
       - >-
@@ -173,6 +180,9 @@ progress:
     leftovers:
       description: Pods of an earlier run, which were deleted.
       type: list
+    is_requested:
+      description: With O(state=absent), whether the deletion of the pods was requested.
+      type: bool
   sample:
     done: false
     summary: "worker-1: VM created, waiting until it is reachable (for 2 min)"
@@ -392,7 +402,8 @@ class Pods:
         name = pod["metadata"]["name"]
         answer, error = None, ""
         reached = state(pod, has_instance, has_answered=False)
-        if reached == "running":
+        # Nothing answers at the address of a pod that kubelet has ended.
+        if reached == "running" and pod.get("status", {}).get("phase") != "Failed":
             answer, error = self._answer(name)
             reached = "answered" if answer else reached
         if since.get(name, [""])[0] != reached:
@@ -437,7 +448,11 @@ class Pods:
             return found
         path = f"/api/v1/namespaces/{namespace}/pods"
         selector = f"name in ({','.join(DAEMON_SETS)})"
-        running = list(self._cluster.list(path, labelSelector=selector, fieldSelector=f"spec.nodeName={node}"))
+        try:
+            running = list(self._cluster.list(path, labelSelector=selector, fieldSelector=f"spec.nodeName={node}"))
+        # As with a log: without the permission, the other evidence remains.
+        except ClusterError:
+            return found
         if not running:
             return {**found, "problem": f"No cloud-api-adaptor pod is on {node}."}
         name = running[-1]["metadata"]["name"]
@@ -492,20 +507,30 @@ class Pods:
         return self._nodes[name]
 
 
-def wait_for_answers(pods: Pods, params: Mapping[str, Any], deadline: float, expires: bool) -> tuple[dict, list[dict]]:
-    """Until the progress changes, or the deadline."""
+def wait_for_answers(
+    pods: Pods, params: Mapping[str, Any], deadline: float, expires: bool
+) -> tuple[dict, list[dict] | None]:
+    """Until the progress changes, or the deadline; without the pods if the API server does not respond then."""
     previous = params["previous"]
     progress: dict[str, Any] = {key: dict(previous[key]) for key in ("pods", "since", "instances")}
     progress["leftovers"] = previous["leftovers"]
     while True:
         now = datetime.now(timezone.utc)
-        observed = pods.observe(progress, now)
+        is_over = time.monotonic() >= deadline
+        try:
+            observed = pods.observe(progress, now)
+        except ClusterError as error:
+            if not error.transient or (is_over and expires):
+                raise
+            if is_over:
+                return {**progress, "done": False, "summary": f"waiting: {error}", "status": previous["status"]}, None
+            time.sleep(INTERVAL)
+            continue
         elapsed = {
             name: int((now - datetime.fromisoformat(began)).total_seconds())
             for name, (_state, began) in progress["since"].items()
         }
         progress["summary"], progress["status"] = summary(observed, elapsed)
-        is_over = time.monotonic() >= deadline
         timeouts = params["boot_timeout"], params["answer_timeout"]
         are_settled = all(is_settled(pod, elapsed[pod["name"]], *timeouts) for pod in observed)
         progress["done"] = are_settled or (is_over and expires)
@@ -516,12 +541,26 @@ def wait_for_answers(pods: Pods, params: Mapping[str, Any], deadline: float, exp
         time.sleep(INTERVAL)
 
 
-def wait_for_deletion(pods: Pods, params: Mapping[str, Any], deadline: float, expires: bool) -> dict[str, Any]:
+def delete_and_wait(pods: Pods, params: Mapping[str, Any], deadline: float, expires: bool) -> dict[str, Any]:
     """The pods and the PeerPods that remain, as soon as that changes, or at the deadline."""
+    is_requested = params["previous"].get("is_requested", False)
     while True:
-        names = [pod["metadata"]["name"] for pod in pods.listed()]
-        peer_pods = [peer_pod["metadata"]["name"] for peer_pod in pods.peer_pods() if is_owned_by(peer_pod)]
         is_over = time.monotonic() >= deadline
+        try:
+            if not is_requested:
+                pods.delete()
+                is_requested = True
+            names = [pod["metadata"]["name"] for pod in pods.listed()]
+            peer_pods = [peer_pod["metadata"]["name"] for peer_pod in pods.peer_pods() if is_owned_by(peer_pod)]
+        except ClusterError as error:
+            if not error.transient or (is_over and expires):
+                raise
+            if is_over:
+                status = f"waiting: {error}"
+                progress = {"done": False, "is_requested": is_requested, "summary": status, "status": status}
+                return {"progress": {**NO_PROGRESS, **progress}}
+            time.sleep(INTERVAL)
+            continue
         if names:
             status = f"waiting until {join_names(names)} {'is' if len(names) == 1 else 'are'} deleted"
         elif peer_pods:
@@ -529,13 +568,13 @@ def wait_for_deletion(pods: Pods, params: Mapping[str, Any], deadline: float, ex
         else:
             status = "the pods and their PeerPods are deleted"
         if not (names or peer_pods) or is_over or status != params["previous"].get("status"):
-            progress = {
-                **NO_PROGRESS,
-                "done": not (names or peer_pods) or (is_over and expires),
-                "summary": status,
-                "status": status,
+            is_done = not (names or peer_pods) or (is_over and expires)
+            progress = {"done": is_done, "is_requested": True, "summary": status, "status": status}
+            return {
+                "progress": {**NO_PROGRESS, **progress},
+                "remaining_pods": names,
+                "remaining_peer_pods": peer_pods,
             }
-            return {"progress": progress, "remaining_pods": names, "remaining_peer_pods": peer_pods}
         time.sleep(INTERVAL)
 
 
@@ -552,6 +591,7 @@ def main() -> None:
             "egress": {"type": "str", "default": ""},
             "port": {"type": "int", "default": 8080},
             "boot_timeout": {"type": "int", "default": 240},
+            "deadline": {"type": "int", "default": 0},
             "answer_timeout": {"type": "int", "default": 60},
             "operator_namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "wait_timeout": {"type": "int", "default": 900},
@@ -568,10 +608,9 @@ def main() -> None:
         if params["state"] == "absent":
             if module.check_mode:
                 module.exit_json(changed=bool(pods.listed()), remaining_pods=[], remaining_peer_pods=[])
-            is_changed = not params["previous"] and bool(pods.delete())
             deadline = began + min(seconds, HEARTBEAT)
-            result = wait_for_deletion(pods, params, deadline, seconds <= HEARTBEAT)
-            module.exit_json(changed=is_changed, **result)
+            result = delete_and_wait(pods, params, deadline, seconds <= HEARTBEAT)
+            module.exit_json(changed=bool(cluster.writes), **result)
         if params["previous"]:
             progress, observed = wait_for_answers(pods, params, began + min(seconds, HEARTBEAT), seconds <= HEARTBEAT)
             if progress["done"]:
@@ -582,7 +621,8 @@ def main() -> None:
                     leftovers=progress["leftovers"],
                     azure_resource_group=pods.azure_resource_group(),
                 )
-            module.exit_json(changed=False, progress=progress, pods=observed, leftovers=progress["leftovers"])
+            known = {} if observed is None else {"pods": observed}
+            module.exit_json(changed=False, progress=progress, leftovers=progress["leftovers"], **known)
         if module.check_mode:
             leftovers = [pod["metadata"]["name"] for pod in pods.listed()]
             summary_text = f"would create a peer pod on {', '.join(params['nodes'])}"

@@ -28,7 +28,9 @@ class Network:
 
         def bind(self: socket.socket, address: Any) -> None:
             local = network._ports[str(address[1])]
-            network._bind(self, ("127.0.0.1", local))
+            # A socket for both families takes an address of IPv4 in this form.
+            address = "127.0.0.1" if self.family == socket.AF_INET else "::ffff:127.0.0.1"
+            network._bind(self, (address, local))
 
         def connect(self: socket.socket, address: Any) -> None:
             local = network._routes.get(f"{address[0]}:{address[1]}")

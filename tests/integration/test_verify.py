@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.transport import RETRY_PAUSES
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.findings import findings
 
 from tests.azure_arm import AzureArm, faults, roles
@@ -28,6 +29,7 @@ from tests.cluster.processes import wait_for
 from tests.cluster.releases import NEWEST, release_of
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy
 from tests.ec2_proxy import refuse as refuse_ec2
+from tests.integration.apiserver import AWAY, between
 from tests.module_runs import run
 from tests.playbook_runs import run_playbook
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
@@ -85,9 +87,10 @@ class World:
         return {finding["check"]: finding for finding in findings(readings)}
 
     def consoles(self, ids: list[str], created: dict | None = None) -> dict | None:
-        """The VMs, as the role reads them; in Azure, after the deletion also those without a PeerPod."""
+        """The VMs, as the role reads them; after the deletion also those without a PeerPod."""
         if self.cloud == "aws":
-            return self.run("ec2_instance_console_info", instance_ids=ids, region=aws.REGION) if ids else None
+            pods = list(created["progress"]["pods"].values()) if created and "progress" in created else []
+            return self.run("ec2_instance_console_info", instance_ids=ids, pods=pods, region=aws.REGION)
         of_pods = {}
         if created:
             of_pods = {
@@ -286,6 +289,39 @@ def test_a_vm_that_stays_is_named(on_aws: World, proxy: Ec2Proxy):
     assert "Not deleted within the time: peerpods-verify-" in found["verify-deleted"]["found"]
     proxy.faults["TerminateInstances"].clear()
     wait_for("the VM to go", lambda: not on_aws.vms(), seconds=30)
+
+
+def test_an_instance_without_a_peer_pod_is_named(on_aws: World, moto: aws.Moto, proxy: Ec2Proxy):
+    """The instance was created, and cloud-api-adaptor does not learn that."""
+    unavailable = refuse_ec2(500, "InternalError", "An internal error has occurred")
+
+    def created_in_vain(pass_on: Callable) -> tuple[int, bytes]:
+        pass_on()
+        return unavailable(pass_on)
+
+    proxy.faults["RunInstances"] += [created_in_vain, *[unavailable] * 20]
+    found = on_aws.verify(boot_timeout=1)
+    proxy.faults["RunInstances"].clear()
+    named = [{"Name": "tag:Name", "Values": ["podvm-peerpods-verify-*"]}]
+    live = [*named, {"Name": "instance-state-name", "Values": ["running"]}]
+    (reservation,) = moto.client("ec2").describe_instances(Filters=live)["Reservations"]
+    (instance,) = [each["InstanceId"] for each in reservation["Instances"]]
+    moto.client("ec2").terminate_instances(InstanceIds=[instance])
+    assert failed(found) == {"verify-vm": "service", "verify-deleted": ""}
+    assert f"VMs without a PeerPod stay: {instance} (running)." in found["verify-deleted"]["found"]
+
+
+def test_the_pods_are_deleted_after_the_api_server_responds_again(on_aws: World):
+    """It does not respond for longer than a request is repeated."""
+    on_aws.run("verification_pods", nodes=on_aws.nodes[:1])
+    kubeconfig = on_aws.cluster.user_kubeconfig("verification", "system:masters")
+    away = iter([AWAY] * (len(RETRY_PAUSES) + 1))
+    with between(on_aws.cluster, kubeconfig, lambda *_request: next(away, None)) as url:
+        deleted = on_aws.run("verification_pods", state="absent", host=url, api_key="any")
+    assert deleted["changed"]
+    assert deleted["progress"]["is_requested"]
+    assert next(away, None) is None
+    wait_for("its VM to go", lambda: not on_aws.vms() and not on_aws.cluster.get("pods")["items"], seconds=30)
 
 
 @pytest.mark.parametrize(
@@ -577,13 +613,17 @@ def test_the_playbook_fails_with_the_cause_and_writes_it_into_the_report(on_aws:
     assert on_aws.vms() == set()
 
 
-def test_site_runs_it_alone_with_its_tag(on_aws: World):
+def test_site_runs_it_alone_with_its_tag_after_an_interrupted_run(on_aws: World):
+    """Whose pods have all slots."""
+    on_aws.run("verification_pods", nodes=on_aws.nodes)
+    wait_for("the VMs", lambda: len(on_aws.vms()) == len(on_aws.nodes), seconds=30)
     planned = playbook(on_aws, "site", "--tags", "verify", "--check")
     assert planned.returncode == 0, planned.stdout + planned.stderr
     assert "Would create a peer pod in namespace default on" in planned.stdout
     ran = playbook(on_aws, "site", "--tags", "verify")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "The pod answered the API server" in ran.stdout
+    assert "interrupted or kept its pods" in ran.stdout
     assert "webhook : Read" not in ran.stdout
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.kinds import KINDS
 from ansible_collections.osc.peerpods.plugins.module_utils._verify.pods import has_passed
 
@@ -39,8 +40,9 @@ class Cause:
 # What a message is about: the sandbox, which is the VM with its agent, or a container in it.
 SANDBOX, CONTAINER = "sandbox", "container"
 
-# A request that had no answer: what the SDK for Go of AWS and Go's net/http add.
-_UNSENT = r"(?:request send failed|dial tcp|TLS handshake timeout|x509: )"
+# A request that had no answer: what the SDK for Go of AWS and Go's net/http add. With a proxy that refuses it, only the
+# form of the error shows that (url.Error in net/url).
+_UNSENT = r"(?:request send failed|dial tcp|TLS handshake timeout|x509: |(?:Get|Put|Post|Delete|Patch) \\?\"https?://)"
 
 # In order: the first pattern that occurs in a message decides, among those of the checks that the pod has not passed.
 # The order is that of the work: the request to the cloud, its answer, the connection to the agent; then the container,
@@ -129,6 +131,11 @@ BOOT_FAILURES = re.compile(
     re.MULTILINE,
 )
 
+# Lines of cloud-api-adaptor's log about its connection to an agent (pkg/adaptor/proxy/proxy.go).
+_ATTEMPT = "agent proxy connection"
+_RETRY = f"Retrying failed {_ATTEMPT}"
+_CONNECTED = f"established {_ATTEMPT}"
+
 # The events about a container; the others are about the pod until its sandbox runs (pkg/kubelet/events/event.go).
 _OF_CONTAINER = ("Failed", "BackOff", "FailedCreatePodContainer", "InspectFailed")
 
@@ -145,6 +152,8 @@ def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()
     if not pod["requests_slot"]:
         # The module does not wait for its VM.
         return Cause("mutation", f"no {EXTENDED_RESOURCE} in its requests", "the pod")
+    if pod["failed"]:
+        return Cause("evicted", _quote(pod["failed"], 0), "the status of the pod")
     if pod["unscheduled"]:
         is_full = f"Insufficient {EXTENDED_RESOURCE}" in pod["unscheduled"]
         return Cause("slot" if is_full else "node", pod["unscheduled"], "the scheduler")
@@ -164,8 +173,7 @@ def diagnose(pod: Mapping[str, Any], instances: Sequence[Mapping[str, Any]] = ()
     if is_early and (cause is None or cause.kind in ("port", "agent", "unknown")):
         cause = _boot_failure(instances) or cause
     if pod["state"] == "booting" and (cause is None or cause.kind == "unknown"):
-        adaptor = pod.get("adaptor") or {}
-        return Cause("port", _last(adaptor.get("log")), f"the log of {adaptor.get('pod') or 'cloud-api-adaptor'}")
+        return _unreached(pod, cause)
     return cause
 
 
@@ -182,7 +190,7 @@ def reported(pod: Mapping[str, Any]) -> Cause | None:
 
 def is_settled(pod: Mapping[str, Any], seconds: int, boot_timeout: int, answer_timeout: int) -> bool:
     """Whether waiting longer changes nothing, `seconds` after the last change of the pod's state."""
-    if pod["state"] == "answered" or not pod["requests_slot"]:
+    if pod["state"] == "answered" or not pod["requests_slot"] or pod["failed"]:
         return True
     if pod["state"] in ("unscheduled", "booting") and seconds >= boot_timeout:
         return True
@@ -216,11 +224,18 @@ def _messages(pod: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         elif each["message"] and each["reason"] not in ("ContainerCreating", "PodInitializing"):
             yield message
     adaptor = pod.get("adaptor") or {}
-    for line in reversed(adaptor.get("log") or []):
+    for line in reversed(_log(pod)):
         # Other lines do not report a failure: the rules decide only about its kind.
         if re.search(r"error|fail|timeout|timed out|refused|Retrying|cleaning up", line, re.IGNORECASE):
             yield CONTAINER if "Container fails: " in line else SANDBOX, line, f"the log of {adaptor['pod']}"
     yield from summaries
+
+
+def _log(pod: Mapping[str, Any]) -> list[str]:
+    """The lines of cloud-api-adaptor's log, without failed attempts to connect to an agent that it then reached."""
+    lines = (pod.get("adaptor") or {}).get("log") or []
+    last = max((index for index, line in enumerate(lines) if _CONNECTED in line), default=-1)
+    return [line for index, line in enumerate(lines) if index >= last or _ATTEMPT not in line]
 
 
 def _is_summary(reason: str, message: str) -> bool:
@@ -250,11 +265,28 @@ def _of_adaptor(pod: Mapping[str, Any]) -> Cause | None:
     return known or Cause("adaptor", _quote(quote, 0), "the DaemonSet of cloud-api-adaptor")
 
 
+# What kubelet and CRI-O report about a sandbox that only takes too long.
+_IS_SLOW = re.compile(r"deadline exceeded|timed out|timing out|timeout|context canceled|is reserved", re.IGNORECASE)
+
+
+def _unreached(pod: Mapping[str, Any], reported_cause: Cause | None) -> Cause:
+    """The cause for a VM whose sandbox is not complete, if no message names one."""
+    adaptor = pod.get("adaptor") or {}
+    log = _log(pod)
+    source = f"the log of {adaptor.get('pod') or 'cloud-api-adaptor'}"
+    last = next((line for line in reversed(log) if _ATTEMPT in line), "")
+    is_connected = _CONNECTED in last
+    is_other = reported_cause is not None and not _IS_SLOW.search(reported_cause.quote)
+    if reported_cause and is_other and (is_connected or not last):
+        return reported_cause
+    return Cause("agent", _quote(last, 0), source) if is_connected else Cause("port", _last(log), source)
+
+
 def _last_attempt(pod: Mapping[str, Any]) -> Cause | None:
     """The last failed connection to the agent. Kubelet's event only has that the time for it was over, and while a VM
     boots, it first drops packets, and then refuses connections."""
     adaptor = pod.get("adaptor") or {}
-    attempts = (line for line in reversed(adaptor.get("log") or []) if "Retrying failed agent proxy" in line)
+    attempts = (line for line in reversed(_log(pod)) if _RETRY in line)
     source = f"the log of {adaptor.get('pod')}"
     return next(filter(None, (_matched("booting", SANDBOX, line, source) for line in attempts)), None)
 
@@ -295,11 +327,20 @@ def _unanswered(pod: Mapping[str, Any]) -> Cause | None:
     if not error:
         return None
     # The container listens on all addresses as soon as it runs. The error is that of the proxy of the API server.
+    is_unreached = re.search(r"error trying to reach service|timeout|timed out|deadline", error)
     if re.search(r"connection refused|answer of the pod is not", error):
         kind = "program"
+    # Its log has the results if the pod does not answer.
+    elif is_unreached and (passed := _passed_tests(pod.get("output") or {})):
+        return Cause("network", _quote(f"{error} The pod reached {join_names(passed)}.", 0), "the API server")
     else:
-        kind = "tunnel" if re.search(r"error trying to reach service|timeout|timed out|deadline", error) else "unknown"
+        kind = "tunnel" if is_unreached else "unknown"
     return Cause(kind, _quote(error, 0), "the API server")
+
+
+def _passed_tests(output: Mapping[str, Any]) -> list[str]:
+    """What the pod reached over the pod network: its packets pass the tunnel in both directions."""
+    return [str(output[key]["found"]) for key in ("service", "egress") if (output.get(key) or {}).get("ok")]
 
 
 def _last(lines: Sequence[str] | None) -> str:

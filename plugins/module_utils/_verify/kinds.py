@@ -121,9 +121,10 @@ KINDS = {
     "egress": Kind(
         "verify-pull",
         "The registry is not reached, or the pull takes too long",
-        "Give the subnet of the VMs a way out: a NAT gateway, a route to a firewall, or the proxy of the cluster; on "
-        "AWS also an egress rule of the security group. The VM pulls images itself, from its own subnet. Run preflight "
-        "for what is missing. If it finds nothing, use a smaller image, or one in a registry nearby (verify_image).",
+        "Give the subnet of the VMs a way out: a NAT gateway or a route to a firewall, on AWS also an egress rule of "
+        "the security group. The VM pulls images itself, from its own subnet, and uses proxies and mirrors of the "
+        "cluster only by INITDATA of peer-pods-cm. Run preflight for what is missing. If it finds nothing, use a "
+        "smaller image, or one in a registry nearby, such as a mirror (verify_image).",
     ),
     "pull": Kind(
         "verify-pull",
@@ -142,7 +143,20 @@ KINDS = {
         "Open 9000/udp between the nodes and the VMs, in both directions: run site.yml with --tags cloud_networking. "
         "Also check that no NetworkPolicy of the namespace forbids traffic from the API server.",
     ),
+    "network": Kind(
+        "verify-answer",
+        "The tunnel works, but the API server does not reach the pod",
+        "Check the NetworkPolicies of the namespace: they must allow traffic from the API server, on OpenShift from "
+        "namespaces with the label policy-group.network.openshift.io/host-network. Or choose another namespace "
+        "(verify_namespace).",
+    ),
     # The check that the pod has not passed reports it.
+    "evicted": Kind(
+        "",
+        "The pod was ended on its node",
+        "Correct what the message names, such as pressure on the node, then run the verification again, or choose "
+        "other nodes with verify_nodes.",
+    ),
     "unknown": Kind(
         "",
         "The pod does not start",

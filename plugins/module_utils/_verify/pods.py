@@ -65,6 +65,7 @@ def manifest(name: str, node: Mapping[str, Any], options: Mapping[str, Any], scr
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "restartPolicy": "Always",
+            **({"activeDeadlineSeconds": options["deadline"]} if options["deadline"] else {}),
             "terminationGracePeriodSeconds": 5,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [
@@ -150,6 +151,7 @@ def evidence(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dic
         "node": pod["spec"].get("nodeName"),
         "requests_slot": is_accounted_for(dict(pod)),
         "unscheduled": scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+        "failed": _failure(status),
         "waiting": [{"reason": each.get("reason", ""), "message": each.get("message", "")} for each in waiting if each],
         "ended": [
             f"exit code {each.get('exitCode')} ({each.get('reason') or 'no reason'})"
@@ -160,6 +162,13 @@ def evidence(pod: Mapping[str, Any], events: Iterable[Mapping[str, Any]]) -> dic
             for event in events
         ],
     }
+
+
+def _failure(status: Mapping[str, Any]) -> str:
+    """Why kubelet has rejected, evicted or ended the pod; empty if it has not."""
+    if status.get("phase") != "Failed":
+        return ""
+    return ": ".join(filter(None, (status.get("reason"), status.get("message")))) or "its phase is Failed"
 
 
 def has_passed(reached: str, check: str) -> bool:

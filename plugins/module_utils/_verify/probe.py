@@ -83,8 +83,13 @@ def results(name: str, target: str) -> dict[str, Any]:
 
 
 class Server(ThreadingHTTPServer):
+    # The address of the pod may be one of IPv6.
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
     def server_bind(self) -> None:
         """Without the name of the host, which HTTPServer resolves: DNS may not answer."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         TCPServer.server_bind(self)
 
 

@@ -18,6 +18,7 @@ def pod(state: str = "scheduled", **changed: object) -> dict:
         "node_boot_id": "b00t-of-the-node",
         "requests_slot": True,
         "unscheduled": "",
+        "failed": "",
         "waiting": [],
         "ended": [],
         "events": [],

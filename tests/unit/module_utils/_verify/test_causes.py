@@ -353,6 +353,14 @@ UNPROCESSED = [
             f"authentication failed. Get {LOGIN}microsoftonline.com on 172.30.0.10:53: server misbehaving"
         ),
     ),
+    # A proxy between the node and the cloud refuses the connection (net/http's transport.go).
+    (
+        "endpoint",
+        (
+            "creating an instance : Creating instance (<nil>): beginning VM creation or update: Put "
+            f'"https://management.azure.com/subscriptions/0/virtualMachines/{VM}": Proxy Authentication Required'
+        ),
+    ),
     # otiai10/hotsub#10.
     ("service", ec2("RequestLimitExceeded", "Request limit exceeded.", 503)),
     ("service", ec2("InternalError", "An internal error has occurred", 500)),
@@ -465,6 +473,34 @@ def test_the_last_connection_decides_between_port_and_agent(kind: str, log: list
 def test_an_agent_that_does_not_answer_the_runtime():
     cause = diagnose(pod("booting", events=[event("FailedCreatePodSandBox", UNCHECKED)]))
     assert (cause.kind, cause.source) == ("agent", "event FailedCreatePodSandBox")
+
+
+ESTABLISHED = "2026/11/30 08:33:05 [adaptor/proxy] established agent proxy connection to 10.0.1.5:15150"
+TRYING = "2026/11/30 08:33:05 [adaptor/proxy] Trying to establish agent proxy connection to 10.0.1.5:15150"
+SLOW = event("FailedCreatePodSandBox", f"{SANDBOX.replace('Unknown', 'DeadlineExceeded')}context deadline exceeded")
+# Setup of workerNode in cloud.go, before the first connection to the agent.
+TUNNEL = event("FailedCreatePodSandBox", f"{SANDBOX}setting up pod network tunnel on netns /run/netns/a: file exists")
+
+
+@pytest.mark.parametrize(
+    ("kind", "log", "events"),
+    [
+        # Without an answer, the first attempt takes more than two minutes, longer than kubelet waits.
+        ("port", [TRYING], [SLOW]),
+        ("port", [], [SLOW]),
+        # The message is that of an earlier attempt.
+        ("port", [TRYING], [TUNNEL]),
+        ("unknown", [], [TUNNEL]),
+        # The node has reached the VM.
+        ("agent", [TRYING, DROPPED, REFUSED, ESTABLISHED], [SLOW]),
+        ("agent", [TRYING, DROPPED, REFUSED, ESTABLISHED], []),
+        ("agent", [TRYING, DROPPED, ESTABLISHED], [event("FailedCreatePodSandBox", UNCHECKED)]),
+        ("unknown", [TRYING, DROPPED, ESTABLISHED], [event("FailedCreatePodSandBox", f"{SANDBOX}no such device")]),
+        ("port", [TRYING, DROPPED, ESTABLISHED, TRYING, DROPPED], [SLOW]),
+    ],
+)
+def test_a_vm_that_was_reached_has_no_closed_port(kind: str, log: list[str], events: list[dict]):
+    assert diagnose(pod("booting", events=events, adaptor={"pod": "caa", "problem": "", "log": log})).kind == kind
 
 
 def test_without_the_log_an_unreachable_vm_is_reported_as_unreachable():
@@ -817,6 +853,30 @@ FORBIDDEN = 'GET /…/proxy/ was rejected by the API server with 403: pods "p" i
 )
 def test_a_container_that_runs_and_does_not_answer(kind: str, error: str):
     assert diagnose(pod("running", answer_error=error)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "output"),
+    [
+        ("tunnel", {}),
+        ("tunnel", {"service": {"ok": False, "found": "timed out"}}),
+        ("network", {"service": {"ok": True, "found": "172.30.0.1:443"}}),
+        ("network", {"service": {"ok": False, "found": "timed out"}, "egress": {"ok": True, "found": "quay.io:443"}}),
+    ],
+)
+def test_a_tunnel_that_the_pod_uses_is_not_closed(kind: str, output: dict):
+    """A NetworkPolicy denies what the API server sends."""
+    given = pod("running", answer_error=UNREACHED.format("i/o timeout"), output=output)
+    assert diagnose(given).kind == kind
+
+
+@pytest.mark.parametrize("state", ["scheduled", "booting", "running"])
+def test_a_pod_that_kubelet_has_ended_is_not_waited_for(state: str):
+    """pkg/kubelet/eviction, lifecycle/predicate.go and active_deadline.go of kubernetes/kubernetes."""
+    given = pod(state, failed="Evicted: The node was low on resource: memory.", ended=["exit code 137 (Error)"])
+    cause = diagnose(given)
+    assert (cause.kind, cause.quote, cause.source) == ("evicted", given["failed"], "the status of the pod")
+    assert is_settled(given, 0, 240, 60)
 
 
 def test_a_program_that_ended_is_quoted_with_its_last_lines():

@@ -21,6 +21,7 @@ OPTIONS = {
     "egress": "quay.io:443",
     "tolerations": [{"key": "gpu", "operator": "Exists"}],
     "pull_secrets": ["registry"],
+    "deadline": 0,
 }
 
 
@@ -121,6 +122,7 @@ def test_the_evidence_about_a_pod():
         "node": None,
         "requests_slot": True,
         "unscheduled": "Insufficient",
+        "failed": "",
         "waiting": [{"reason": "ErrImagePull", "message": "denied"}],
         "ended": [],
         "events": [{"type": "Warning", "reason": "Failed", "message": "m"}],
@@ -141,3 +143,25 @@ def test_the_progress_has_durations_that_do_not_count_as_progress():
     shown, status = summary(pods, {"a": 150, "b": 600})
     assert shown == "worker-1: VM created, waiting until it is reachable (for 2 min); worker-2: answered"
     assert status == "worker-1: VM created, waiting until it is reachable; worker-2: answered"
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"),
+    [
+        ({"phase": "Running", "message": "m"}, ""),
+        (
+            {"phase": "Failed", "reason": "OutOfpods", "message": "Node didn't have enough resource"},
+            "OutOfpods: Node didn't have enough resource",
+        ),
+        ({"phase": "Failed"}, "its phase is Failed"),
+    ],
+)
+def test_why_kubelet_has_ended_a_pod(status: dict, failed: str):
+    found = evidence({"metadata": {"name": "p", "uid": "1"}, "spec": {"containers": []}, "status": status}, [])
+    assert found["failed"] == failed
+
+
+def test_kubelet_ends_a_pod_that_no_run_deletes():
+    spec = manifest("p", node(), {**OPTIONS, "deadline": 1800}, "program")["spec"]
+    assert spec["activeDeadlineSeconds"] == 1800
+    assert "activeDeadlineSeconds" not in manifest("p", node(), OPTIONS, "program")["spec"]
