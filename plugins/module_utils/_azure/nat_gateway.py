@@ -20,10 +20,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.egress import default_route, reference
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import LEAVING, MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.tags import (
+    LEAVING,
+    MANAGED_TAG,
+    REFERENCE_TAG,
+    TAG_PREFIX,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
-SUBNETS_TAG = "osc.peerpods.subnets"
+SUBNETS_TAG = f"{TAG_PREFIX}subnets"
 
 # The usages of a subscription in a location that count resources of these types, in lower case, and their names.
 _USAGES = {
@@ -161,7 +166,7 @@ class Step:
             return (reference(resource, "natGateway") or "").lower() == (
                 (self.body["properties"].get("natGateway") or {}).get("id", "").lower()
             )
-        return (resource.get("tags") or {}) == self.body["tags"]
+        return _own_tags(resource) == _own_tags(self.body)
 
 
 @dataclass(frozen=True)
@@ -429,6 +434,11 @@ def _users_of(subnets: Mapping[str, Mapping], attached: Iterable[str], owner: Ow
 
 def _delete_address(address: Mapping) -> Step:
     return Step("removed", address["id"], f"public IP address {address['name']}")
+
+
+def _own_tags(resource: Mapping) -> dict[str, str]:
+    """The tags of this collection: Azure Policy may add others, or change them."""
+    return {key: value for key, value in (resource.get("tags") or {}).items() if key.startswith(TAG_PREFIX)}
 
 
 def _is_leaving(gateway: Mapping, cluster_id: str) -> bool:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 # Azure does not allow the slash of the tags on AWS.
-MANAGED_TAG = "osc.peerpods.managed"
+TAG_PREFIX = "osc.peerpods."
+MANAGED_TAG = f"{TAG_PREFIX}managed"
 # The ID of a cluster that uses the resource follows.
-REFERENCE_TAG = "osc.peerpods.cluster."
+REFERENCE_TAG = f"{TAG_PREFIX}cluster."
 # Before the name of a cluster that gives up the resource.
 LEAVING = "leaving:"

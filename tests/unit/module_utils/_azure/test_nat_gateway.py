@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.nat_gateway import (
     Found,
@@ -71,6 +73,16 @@ CREATED = [
     ("created", "demo-peer-pods-nat"),
     ("attached", "workers"),
 ]
+
+
+@pytest.mark.parametrize(("tags", "is_ours"), [(MARK, True), ({}, False), (MARK_OF_OTHER, False)])
+def test_a_new_resource_with_tags_of_azure_policy(tags: dict, is_ours: bool):
+    """A policy with the effect modify adds tags to what is written, or replaces those of the user."""
+    request = replace(REQUEST, tags={"team": "kata"})
+    for step in plan_present(Found(NETWORK, subnet()), request).steps[:2]:
+        recorded = {"osc.peerpods.subnets": "workers"} if tags and step.kind == "natGateways" else {}
+        read = {**step.body, "tags": {"cost-center": "42", "team": "platform", **tags, **recorded}}
+        assert step.is_done(read) == is_ours
 
 
 def test_a_subnet_without_a_way_out():
