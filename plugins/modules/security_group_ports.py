@@ -416,7 +416,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 # How often a run plans again because another client changed the same rules at the same time.
 ATTEMPTS = 3
 
-# The pauses until another cluster has completed the removal of a rule that this one has begun to use. Seconds.
+# The pauses until another cluster has completed the removal of a rule that this one has begun to use, and until EC2
+# returns what this run has written. Seconds.
 WAITS = (0.5, 1, 2, 4, 8, 15)
 
 
@@ -492,7 +493,7 @@ def converge(
         else:
             raise InterruptionError(Ec2Error(explain_abandoned(plan.abandoned)), done + answered, is_known=True)
         try:
-            rules = read()
+            rules = read_until(read, answered, task.cluster)
         except Ec2Error as unread:
             # EC2 does not carry out a request that it rejects.
             is_known = bool(error and error.code) and not marked
@@ -509,6 +510,17 @@ def converge(
         done + marks_in_force(rules),
         is_known=True,
     )
+
+
+def read_until(read: Callable[[], tuple[Rule, ...]], written: Changes, cluster: Cluster) -> tuple[Rule, ...]:
+    """Read the rules, again for some seconds until they have what this run has written.
+
+    EC2 is eventually consistent ("Eventual consistency in the Amazon EC2 API" in the Amazon EC2 Developer Guide).
+    """
+    waits = iter(WAITS)
+    while not written.is_visible(rules := read(), cluster) and (wait := next(waits, None)) is not None:
+        time.sleep(wait)
+    return rules
 
 
 def send(ec2: Ec2, task: Task, changes: Changes, marked: dict[str, Rule]) -> tuple[Changes, Ec2Error | None]:
@@ -531,7 +543,9 @@ def send(ec2: Ec2, task: Task, changes: Changes, marked: dict[str, Rule]) -> tup
                 marked |= {rule.rule_id: rule for rule in unmarked}
                 ec2.tag(unmarked, task.cluster.mark, dry_run)
             if not dry_run:
-                changes = removals_in_force(ec2.managed_rules(), changes, task.cluster)
+                marks = Changes(tagged=tuple(Tagging(rule, task.cluster.mark) for rule in leaving))
+                now = read_until(ec2.managed_rules, marks, task.cluster)
+                changes = removals_in_force(now, changes, task.cluster)
         for rules in by_request(changes.revoked):
             done += Changes(revoked=tuple(ec2.revoke(rules, dry_run)))
         if changes.released:

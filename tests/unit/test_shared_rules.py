@@ -201,6 +201,40 @@ def test_a_run_that_succeeds_has_what_it_reports(monkeypatch, users, runs):
     assert ("ok",) * len(runs) in ends
 
 
+class Late:
+    """EC2, which returns what was written only after some reads ("Eventual consistency in the Amazon EC2 API")."""
+
+    def __init__(self, store: Store, reads: int):
+        self.store = self._visible = store
+        self._reads, self._until_visible = reads, 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def request(*args: Any) -> Any:
+            with pytest.raises(NextRequestError) as pending:
+                getattr(Answers(()), name)(*args)
+            is_read = name.endswith("rules")
+            if is_read and self._until_visible == 0:
+                self._visible = self.store
+            answer, after = pending.value.request(self._visible if is_read else self.store)
+            if is_read:
+                self._until_visible = max(0, self._until_visible - 1)
+            else:
+                self.store, self._until_visible = after, self._reads
+            return answer
+
+        return request
+
+
+@pytest.mark.parametrize(("users", "run"), [([A], Run(A, LEAVES)), ([A, B], Run(A, LEAVES)), ([A], Run(B, JOINS))])
+def test_what_ec2_returns_late_is_awaited(monkeypatch, users, run):
+    """Without another client, a run does not fail because of one."""
+    monkeypatch.setattr(security_group_ports, "WAITS", (0,) * 6)
+    ec2 = Late(shared_by(*users), reads=6)
+    run._converge(ec2)
+    assert is_open_for(run.cluster, ec2.store) == run.joins
+    assert is_open_for(B, ec2.store) == (B in users or run.joins)
+
+
 def test_a_cluster_that_joins_an_interrupted_removal_reports_it(monkeypatch):
     monkeypatch.setattr(security_group_ports, "WAITS", (0, 0))
     interrupted, store = Run(A, LEAVES), shared_by(A)

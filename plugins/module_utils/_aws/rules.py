@@ -15,7 +15,7 @@ the rule may be removed, and it waits until the rule or the mark is gone. Whoeve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
@@ -171,6 +171,13 @@ class Changes:
             tuple(rule for rule in self.revoked if rule.group_id == group_id),
             tuple(rule for rule in self.released if rule.group_id == group_id),
         )
+
+    def is_visible(self, rules: Iterable[Rule], cluster: Cluster) -> bool:
+        """Whether `rules`, which were read later, contain all of the changes. A rule that is gone has no tags."""
+        rules = tuple(rules)
+        existing = {rule.rule_id for rule in rules}
+        expected = replace(self, tagged=tuple(each for each in self.tagged if each.rule.rule_id in existing))
+        return len(expected.in_force(rules, cluster)) == len(expected)
 
     def in_force(self, rules: Iterable[Rule], cluster: Cluster) -> Changes:
         """The changes that `rules`, which were read later, contain, whether their requests were answered or not.
