@@ -11,8 +11,10 @@ out of the server.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import resource
+import signal
 import ssl
 import subprocess
 import sys
@@ -85,6 +87,9 @@ async def check(files: Files, settings: Settings) -> Certificate:
             child.kill()
             await child.wait()
             raise TimeoutError(f"it took longer than {CHECK_SECONDS} seconds") from None
+    if child.returncode == -signal.SIGKILL:
+        # By the kernel, if the container has no memory left. The files may be usable.
+        raise OSError(errno.ENOMEM, "the process that checks it was killed")
     if child.returncode == 1:
         raise ValueError(f"{settings.certificate} and {settings.key} {err.decode().strip()}")
     if child.returncode:

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import resource
+import signal
 import socket
 import ssl
 import time
@@ -123,6 +124,18 @@ def test_a_pair_replaces_the_previous_pair_when_it_becomes_valid(webhook, tmp_pa
     wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     messages = [line["message"] for line in webhook.stop() if "message" in line]
     assert [message for message in messages if "renewed" in message] == ["Certificate renewed."]
+
+
+def test_a_pair_whose_check_was_killed_is_checked_again(webhook, tmp_path):
+    """By the kernel, for want of memory."""
+    children = Path(f"/proc/{webhook.process.pid}/task/{webhook.process.pid}/children")
+    write_pair(tmp_path)
+    pids: list[str] = []
+    wait_until(lambda: pids.extend(children.read_text().split()) or pids)
+    os.kill(int(pids[0]), signal.SIGKILL)
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path))
+    (error,) = [line["message"] for line in webhook.stop() if line["level"] == "error"]
+    assert error == "Loading the certificate failed: the process that checks it was killed. It is tried again."
 
 
 def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
