@@ -27,7 +27,7 @@ help:
 	@echo "                      (CLOUD=azure: on Azure instead of AWS; CREDENTIALS=token: with tokens instead of keys;"
 	@echo "                      OPERATOR=1.8: with the first generation of the operator; KEEP=1: keep it running)"
 	@echo "make test             all tests: lint, sanity, docs, unit, integration, the demo on both clouds and with both"
-	@echo "                      generations of the operator, molecule's default scenario"
+	@echo "                      generations of the operator, with tokens and with keys, molecule's default scenario"
 	@echo "                      (SHARD=1/2 and, on another machine, SHARD=2/2: half of the tests)"
 	@echo "make lint sanity docs unit integration    one part; the documentation is build/docs/html/index.html"
 	@echo "                      (CORES='2.17 2.21': run the sanity tests with these versions of ansible-core)"
@@ -77,8 +77,9 @@ checks: .venv/installed
 installations: .venv/installed packages
 	$(MAKE) --no-print-directory --jobs=3 --output-sync=target demo-aws demo-azure-1.8 molecule-default
 
+# With tokens; the demo on Azure has keys.
 demo-aws:
-	$(MAKE) --no-print-directory demo CLOUD=aws
+	$(MAKE) --no-print-directory demo CLOUD=aws CREDENTIALS=token
 
 demo-azure-1.8:
 	$(MAKE) --no-print-directory demo CLOUD=azure OPERATOR=1.8
