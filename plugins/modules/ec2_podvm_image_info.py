@@ -20,14 +20,8 @@ options:
   image_id:
     description:
       - The ID of the AMI (V(ami-0abc...)).
-      - Required unless O(bucket) is set.
     type: str
-  bucket:
-    description:
-      - >-
-        The S3 bucket that the image jobs of the cluster use (C(BUCKET_NAME) of C(aws-podvm-image-cm)), to look for
-        snapshots that a failed job imported from it.
-    type: str
+    required: true
   instance_types:
     description:
       - The instance types of the VMs.
@@ -35,9 +29,7 @@ options:
     elements: str
     default: []
 notes:
-  - >-
-    The credentials need C(ec2:DescribeImages), with O(instance_types) C(ec2:DescribeInstanceTypes), and with O(bucket)
-    C(ec2:DescribeImportSnapshotTasks) and C(ec2:DescribeSnapshots).
+  - The credentials need C(ec2:DescribeImages), and with O(instance_types) C(ec2:DescribeInstanceTypes).
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -113,46 +105,32 @@ problems:
   type: list
   elements: str
   sample: []
-left:
-  description: >-
-    The snapshots that VM Import has made of disks in O(bucket) and that no AMI of this account has, as a job leaves
-    them if it fails after the import, each as a sentence with its ID and what to do. EC2 lists the imports of some
-    days only.
-  returned: success
-  type: list
-  elements: str
-  sample: []
 """
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, image_problems, left_snapshot
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, image_problems
 
 
 def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
-            "image_id": {"type": "str"},
-            "bucket": {"type": "str"},
+            "image_id": {"type": "str", "required": True},
             "instance_types": {"type": "list", "elements": "str", "default": []},
         },
-        required_one_of=[("image_id", "bucket")],
         supports_check_mode=True,
     )
     image_id, instance_types = module.params["image_id"], module.params["instance_types"]
     try:
         ec2 = Ec2(module)
-        image = ec2.image(image_id) if image_id else None
+        image = ec2.image(image_id)
         offered = ec2.instance_types(instance_types) if image and instance_types else {}
-        bucket = module.params["bucket"]
-        left = ec2.imported_snapshots(bucket) if bucket else []
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=False,
         image=image and image_of(image),
-        problems=image_problems(image_id, image, instance_types, offered, ec2.region) if image_id else [],
-        left=[left_snapshot(snapshot, bucket, ec2.region) for snapshot in left],
+        problems=image_problems(image_id, image, instance_types, offered, ec2.region),
     )
 
 

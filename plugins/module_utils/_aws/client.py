@@ -251,7 +251,9 @@ class Ec2(AwsConnection):
         ]
         images = self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"]) if existing else []
         used = {
-            (device.get("Ebs") or {}).get("SnapshotId") for image in images for device in image["BlockDeviceMappings"]
+            (device.get("Ebs") or {}).get("SnapshotId")
+            for image in images
+            for device in image.get("BlockDeviceMappings", ())
         }
         return [snapshot for snapshot in existing if snapshot not in used]
 

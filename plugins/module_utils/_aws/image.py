@@ -105,15 +105,6 @@ def _type_problems(
 MADE_BY_JOB = "Peer-pod image"
 
 
-def left_snapshot(snapshot: str, bucket: str, region: str) -> str:
-    """A snapshot that no AMI has, as a sentence with what to do."""
-    return (
-        f"VM Import has made {snapshot} from a disk in the S3 bucket {bucket}, and no AMI of this account has it. An "
-        "image job that failed leaves it. If nothing else needs it, delete it: aws ec2 delete-snapshot --region "
-        f"{region} --snapshot-id {snapshot}."
-    )
-
-
 def made_by_job(images: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [image for image in images if image.get("Description") == MADE_BY_JOB or _is_of_bootc(image)]
 
