@@ -40,8 +40,8 @@ options:
 notes:
   - >-
     The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
-    With O(bucket), they need C(s3:ListBucket); without it, the bucket counts as missing. With O(name) as well, they
-    need C(ec2:DescribeImportSnapshotTasks) and C(ec2:DescribeSnapshots), without which no such snapshots are returned.
+    With O(bucket), they need C(s3:ListBucket); without it, RV(bucket) is null. With O(name) as well, they need
+    C(ec2:DescribeImportSnapshotTasks) and C(ec2:DescribeSnapshots), without which no such snapshots are returned.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -83,11 +83,20 @@ snapshots:
   elements: str
   sample: []
 bucket:
-  description: O(bucket) if it exists, else null.
+  description: O(bucket) if it exists and these credentials may read it, else null.
   returned: success
   type: str
   sample: podvm-image-262093934.0.1
+unreadable:
+  description: >-
+    Whether O(bucket) exists, and these credentials may not read it: it belongs to another account, or they lack
+    C(s3:ListBucket).
+  returned: success
+  type: bool
+  sample: false
 """
+
+from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
@@ -95,15 +104,23 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
-# The codes of HeadBucket, whose responses have no body, for a bucket that does not exist or that may not be read.
-UNREADABLE = ("404", "NoSuchBucket", "403")
+# The codes of HeadBucket, whose responses have no body, for a bucket that does not exist or that may not be read. The
+# header is that of a bucket that exists, whatever the permissions on it are (HeadBucket in the API reference of S3).
+ABSENT, FORBIDDEN = ("404", "NoSuchBucket"), "403"
+REGION_HEADER = "x-amz-bucket-region"
 
 
-def existing_bucket(module: AnsibleAWSModule) -> str | None:
+def read_bucket(module: AnsibleAWSModule) -> dict[str, Any]:
+    """The values `bucket` and `unreadable` of this module."""
     bucket = module.params["bucket"]
-    if bucket and Api(module, "s3", "S3").find("HeadBucket", *UNREADABLE, Bucket=bucket) is not None:
-        return bucket
-    return None
+    try:
+        exists = bool(bucket) and Api(module, "s3", "S3").find("HeadBucket", *ABSENT, Bucket=bucket) is not None
+    except Ec2Error as error:
+        if error.code != FORBIDDEN:
+            raise
+        answer = getattr(error.__cause__, "response", {})
+        return {"bucket": None, "unreadable": REGION_HEADER in answer["ResponseMetadata"]["HTTPHeaders"]}
+    return {"bucket": bucket if exists else None, "unreadable": False}
 
 
 def left_snapshots(module: AnsibleAWSModule) -> list[str]:
@@ -146,7 +163,7 @@ def main() -> None:
     )
     removed: list[str] = []
     try:
-        bucket = existing_bucket(module)
+        bucket = read_bucket(module)
         snapshots = left_snapshots(module)
         if module.params["name"]:
             remove_images(module, removed)
@@ -156,8 +173,8 @@ def main() -> None:
         changed=bool(removed),
         removed=removed,
         snapshots=snapshots,
-        bucket=bucket,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
+        **bucket,
     )
 
 

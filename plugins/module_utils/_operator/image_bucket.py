@@ -77,6 +77,8 @@ def bucket_problem(buckets: Mapping[str, str], reading: Mapping[str, Any], regio
     if buckets["needed"]:
         found = _unusable(buckets["needed"], reading)
         return {"found": found, "fix": CREATE_MISSING} if found else {}
+    if reading.get("unreadable"):
+        return _unreadable(buckets, region)
     bucket = reading.get("bucket")
     if not bucket or bucket != buckets["created"]:
         return {}
@@ -101,6 +103,21 @@ def bucket_problem(buckets: Mapping[str, str], reading: Mapping[str, Any], regio
             "fix": remedy,
         }
     return {}
+
+
+def _unreadable(buckets: Mapping[str, str], region: str) -> dict[str, str]:
+    """The job fails on a bucket of another account everywhere. There, it uses its own of an earlier job."""
+    bucket = buckets["created"]
+    if region == CREATES_AGAIN and bucket == buckets["default"]:
+        return {}
+    otherwise = "deletes it at its end with all of its content" if region == CREATES_AGAIN else "fails as well"
+    return {
+        "found": (
+            f"The image job creates the S3 bucket {bucket} itself, which exists, and which these credentials may not "
+            f"read (403). If it belongs to another AWS account, the job fails; if to this one, the job {otherwise}."
+        ),
+        "fix": "Set BUCKET_NAME in operator_install_image_config to the name of a new bucket.",
+    }
 
 
 def _unusable(bucket: str, reading: Mapping[str, Any]) -> str:

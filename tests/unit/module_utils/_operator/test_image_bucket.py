@@ -10,6 +10,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_bucke
 CREATES = {"created": "b", "needed": "", "default": "podvm-image-1.0.1"}
 CREATES_DEFAULT = {**CREATES, "default": "b"}
 NEEDS = {"created": "", "needed": "b", "default": "podvm-image-1.0.1"}
+CLOSED = {"bucket": None, "unreadable": True}
 FOREIGN = {"failed": True, "unusable": True, "msg": "The S3 bucket b belongs to another AWS account."}
 
 
@@ -20,6 +21,9 @@ FOREIGN = {"failed": True, "unusable": True, "msg": "The S3 bucket b belongs to 
         (CREATES_DEFAULT, {"bucket": "b"}, "us-east-2", "and fails because it exists.", "name of a new bucket."),
         # There, the job takes a bucket that exists, and deletes it as if it had created it.
         (CREATES, {"bucket": "b"}, "us-east-1", "at its end deletes the bucket with all of its content", "aws s3 rb"),
+        (CREATES, CLOSED, "us-east-2", "if to this one, the job fails as well.", "name of a new bucket."),
+        (CREATES, CLOSED, "us-east-1", "the job deletes it at its end with all of its content.", "BUCKET_NAME"),
+        (CREATES_DEFAULT, CLOSED, "us-east-2", "S3 bucket b itself, which exists, and which these", "BUCKET_NAME"),
         (NEEDS, {"changes": ["create bucket b"]}, "us-east-1", "what does not exist: S3 bucket b.", CREATE_MISSING),
         (
             NEEDS,
@@ -45,6 +49,7 @@ def test_a_bucket_on_which_the_job_fails(buckets: dict, reading: dict, region: s
         (CREATES, {"bucket": None}, "us-east-2"),
         # What an earlier job has left there does not disturb the next one.
         (CREATES_DEFAULT, {"bucket": "b"}, "us-east-1"),
+        (CREATES_DEFAULT, CLOSED, "us-east-1"),
         (CREATES, {"msg": "Authenticating to AWS failed."}, "us-east-2"),
         (NEEDS, {"changes": []}, "us-east-2"),
         (NEEDS, {"changes": ["tag bucket b"]}, "us-east-2"),
