@@ -135,8 +135,9 @@ def test_a_cluster_without_problems(on_aws: Preflight):
     with on_aws.unchanged():
         completed = replace(on_aws, variables=IMAGE).run()
     assert completed.returncode == 0, completed.stdout + completed.stderr
-    # The workers are in three zones, and the VMs in one. moto cannot simulate the policies of its own user.
-    others = {"vm-zone": "warning", "vm-identity": "unknown"}
+    # The workers are in three zones, and the VMs in one. moto cannot simulate the policies of its own user. The cloud
+    # credential operator has no root credential, of which 1.10 requests those of its image job.
+    others = {"vm-zone": "warning", "vm-identity": "unknown", "pod-vm-image": "warning"}
     assert on_aws.statuses() == {**dict.fromkeys(TITLES.keys() - SILENT, "ok"), **others}
     for finding in on_aws.findings().values():
         assert f"{finding['title']:30} {finding['found']}" in completed.stdout
@@ -147,7 +148,7 @@ def test_a_cluster_without_problems(on_aws: Preflight):
     published = artifacts(completed.stdout)["peerpods_preflight"]
     files = [on_aws.report / f"preflight.{extension}" for extension in ("html", "json", "junit.xml")]
     assert published.pop("report") == [str(file) for file in files]
-    assert published == {"errors": 0, "warnings": 1, "failed_checks": []}
+    assert published == {"errors": 0, "warnings": 2, "failed_checks": []}
     assert all(file.stat().st_size for file in files)
 
 

@@ -32,6 +32,10 @@ TAKES_SESSION_TOKENS = (1, 11)
 # bucket nor the role vmimport with them (config/peerpods/podvm/aws-podvm-image-handler.sh). Before, it requests others.
 IMAGE_JOB_TAKES_GIVEN = (1, 13)
 
+# The first release whose job on AWS requests credentials that may create both, and waits for them without end
+# (extended_credentials in config/peerpods/podvm/ami-helper.sh of 1.10).
+IMAGE_JOB_REQUESTS = (1, 10)
+
 CLOUD_CREDENTIAL_PATH = "/apis/operator.openshift.io/v1/cloudcredentials/cluster"
 AUTHENTICATION_PATH = "/apis/config.openshift.io/v1/authentications/cluster"
 
@@ -169,11 +173,19 @@ def image_job_needs_bucket(way: str, csv: str | None) -> bool:
     return way == GIVEN and (not csv or csv_version(csv) >= IMAGE_JOB_TAKES_GIVEN)
 
 
+def image_job_requests(way: str, csv: str | None) -> bool:
+    """Whether the image job on AWS requests credentials although others are given; false if the release is not
+    known."""
+    return way == GIVEN and bool(csv) and IMAGE_JOB_REQUESTS <= csv_version(csv or "") < IMAGE_JOB_TAKES_GIVEN
+
+
 def cannot_grant(facts: Mapping[str, str | None], platform: str | None) -> str | None:
     """Why CCO grants no credentials, as a sentence; None if it does."""
     if facts["mode"] is None:
         return "The cluster has no settings of the cloud credential operator."
     if facts["mode"] == "Manual":
+        if facts["issuer"]:
+            return "The cloud credential operator is in mode Manual, in which it grants no credentials."
         return "The cloud credential operator is in mode Manual, and the service account tokens have no public issuer."
     name = f"{ROOT_NAMESPACE}/{ROOT_SECRETS.get(platform or '')}"
     if facts["root"] is None:

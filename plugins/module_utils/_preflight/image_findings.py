@@ -6,7 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import image_job_needs_bucket
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.credentials import (
+    cannot_grant,
+    image_job_needs_bucket,
+    image_job_requests,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_uri import uri_problem
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.credential_findings import (
     chosen_credentials,
@@ -20,6 +24,11 @@ RESOURCES = "The job uploads a disk to an S3 bucket, and EC2 imports it as the I
 CREATE_OTHERWISE = (
     "Or create both as in the guide for AWS, and set BUCKET_NAME in operator_install_image_config. Or let the cloud "
     "credential operator grant the credentials, with which the job creates both."
+)
+GRANT_OTHERWISE = (
+    "Create the Secret peer-pods-image-creation-secret in the namespace of the operator, with aws_access_key_id and "
+    "aws_secret_access_key of a user that may create the bucket and the role. Or set operator_install_podvm_ami_id to "
+    "an image that exists, or install operator 1.13 or newer, whose job uses the credentials that are given."
 )
 CHECK = "pod-vm-image"
 KEYS = {"AWS": "PODVM_AMI_ID", "Azure": "AZURE_IMAGE_ID"}
@@ -73,6 +82,9 @@ def _created(cluster: Mapping, settings: Mapping, readings: Mapping) -> dict:
     if bucket := readings.get("image_bucket"):
         is_error = settings["installs"] and settings["confirm_image"]
         return finding(CHECK, "error" if is_error else "warning", bucket["found"], RESOURCES, bucket["fix"])
+    # Whether the Secret exists is not read.
+    if ungranted := _ungranted(cluster, settings):
+        return finding(CHECK, "warning", f"{found} {ungranted}", WHY, GRANT_OTHERWISE)
     if not image_job_needs_bucket(chosen_credentials(cluster, settings).way, csv_of(cluster, settings)):
         return finding(CHECK, "ok", found)
     needed = readings.get("image_import") or {}
@@ -96,6 +108,19 @@ def _created(cluster: Mapping, settings: Mapping, readings: Mapping) -> dict:
         )
     changes = f" This run does: {join_names(needed['changes'])}." if needed["changes"] else ""
     return finding(CHECK, "ok", f"{found}{changes}")
+
+
+def _ungranted(cluster: Mapping, settings: Mapping) -> str:
+    """Why the job would wait without end, as a sentence; empty if it would not, or if that is not known."""
+    facts, csv = cluster["details"]["credentials"], csv_of(cluster, settings)
+    if facts is None or facts["mode"] is None or not image_job_requests(chosen_credentials(cluster, settings).way, csv):
+        return ""
+    reason = cannot_grant(facts, cluster["platform"])
+    if reason is None:
+        return ""
+    return (
+        f"The job of {csv} waits for credentials of the cloud credential operator, whatever others are given. {reason}"
+    )
 
 
 def _otherwise(platform: str, given: str) -> str:

@@ -25,12 +25,13 @@ def found(
     needed: dict | None = None,
     problem: dict | None = None,
     installs: bool = True,
+    facts: dict | None = None,
 ) -> dict:
     subscription = {"installed_csv": f"sandboxed-containers-operator.v{release}"}
     cluster = {
         "platform": platform,
         "pod_vms": {"images": [existing] if existing else []},
-        "details": {"credentials": None, "subscription": subscription},
+        "details": {"credentials": facts, "subscription": subscription},
     }
     settings = {
         "image_id": given,
@@ -45,6 +46,7 @@ def found(
     return entry
 
 
+MANUAL = {"mode": "Manual", "issuer": "https://o.example", "root": None, "secret": "given", "secret_is_outdated": False}
 MISSING = {"changes": ["create bucket b", "create role vmimport", "put policy osc.peerpods-1"]}
 EXIST: dict = {"changes": []}
 NO_BUCKET = {"found": "The job fails without what does not exist: S3 bucket b.", "fix": "Create it."}
@@ -71,6 +73,19 @@ REJECTED = {"failed": True, "msg": "IAM rejected GetRole."}
         ({"creates": True, "needed": REJECTED}, "error", "IAM rejected GetRole."),
         ({"way": "token", "needed": MISSING}, "ok", "when peer pods are enabled."),
         ({"release": "1.12.0", "needed": MISSING}, "ok", "when peer pods are enabled."),
+        # It would wait for credentials that nothing grants.
+        (
+            {"release": "1.12.0", "facts": MANUAL},
+            "warning",
+            "The job of sandboxed-containers-operator.v1.12.0 waits for",
+        ),
+        ({"release": "1.10.1", "facts": MANUAL}, "warning", "Manual, in which it grants no cred"),
+        ({"release": "1.12.0", "facts": MANUAL, "problem": NO_BUCKET}, "error", "The job fails"),
+        ({"release": "1.12.0", "facts": {**MANUAL, "mode": "", "root": "mint"}}, "ok", "when peer pods are enabled."),
+        ({"release": "1.12.0", "facts": {**MANUAL, "mode": None}}, "ok", "when peer pods are enabled."),
+        ({"release": "1.12.0", "facts": MANUAL, "platform": "Azure"}, "ok", "when peer pods are enabled."),
+        ({"release": "1.8.1", "facts": MANUAL}, "ok", "when peer pods are enabled."),
+        ({"facts": MANUAL, "needed": EXIST}, "ok", "when peer pods are enabled."),
         ({"platform": "Azure"}, "ok", "when peer pods are enabled."),
     ],
 )
