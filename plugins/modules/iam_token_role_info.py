@@ -50,6 +50,13 @@ options:
         credentials are checked as well. The job then creates neither the bucket nor the role C(vmimport).
     type: str
     default: ""
+  account:
+    description:
+      - >-
+        Without O(role_arn), the ID of the account of the cluster. If the credentials are of another one, RV(unknown)
+        has that.
+    type: str
+    default: ""
 notes:
   - >-
     The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole) and C(iam:SimulatePrincipalPolicy); without
@@ -148,14 +155,22 @@ def denied_of(iam: Iam, account: Account, arn: str, *, image: bool) -> list[str]
 def check_credentials(module: AnsibleAWSModule) -> dict[str, Any]:
     """Whether AWS accepts the credentials, and what their policies do not allow."""
     try:
-        caller = Api(module, "sts", "STS").call("GetCallerIdentity")["Arn"]
+        identity = Api(module, "sts", "STS").call("GetCallerIdentity")
     except Ec2Error as error:
         return {"problems": [f"AWS rejects the credentials of cloud-api-adaptor. {error}"]}
+    caller = identity["Arn"]
     required = actions_of(vm_policy())
     if module.params["bucket"]:
         for resource, actions in actions_of(import_policy(caller.split(":")[1], module.params["bucket"])).items():
             required[resource] = [*required.get(resource, ()), *actions]
-    return asdict(simulate_caller(module, caller, required))
+    result = asdict(simulate_caller(module, caller, required))
+    if module.params["account"] not in ("", identity["Account"]):
+        foreign = (
+            f"The credentials are of account {identity['Account']}, and the cluster is in account "
+            f"{module.params['account']}: the VMs are created in the former, with which their subnet must be shared."
+        )
+        result["unknown"] = f"{foreign} {result['unknown']}".rstrip()
+    return result
 
 
 def main() -> None:
@@ -166,6 +181,7 @@ def main() -> None:
             "namespace": {"type": "str", "default": "openshift-sandboxed-containers-operator"},
             "image": {"type": "bool", "default": False},
             "bucket": {"type": "str", "default": ""},
+            "account": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -362,6 +362,27 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
         "operator_install_create_identity": "true",
         "operator_install_state": STATE,
     }
+    # The preflight checks the service principal that is set, also if this run has another login.
+    principal = {
+        "environment": {"ANSIBLE_AZURE_AUTH_SOURCE": "cli"},
+        "block": [
+            {
+                "ansible.builtin.include_role": {
+                    "name": "osc.peerpods.cluster_prerequisites",
+                    "tasks_from": "azure_given",
+                },
+                "vars": {
+                    "operator_install_azure_client_id": azure.environment["AZURE_CLIENT_ID"],
+                    "operator_install_azure_client_secret": azure.environment["AZURE_CLIENT_SECRET"],
+                    "cluster_prerequisites_cluster": {
+                        **variables["cluster_prerequisites_cluster"],
+                        "resource_group": GROUP,
+                    },
+                },
+            }
+        ],
+    }
+    of_principal = "Problems: {{ cluster_prerequisites_given_principal.problems }}"
     play = local_play(
         vars=variables,
         tasks=[
@@ -374,6 +395,8 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
             # The tenant of an identity that is set, after a login without AZURE_TENANT_ID.
             tasks("plan", **given),
             show,
+            principal,
+            {"ansible.builtin.debug": {"msg": of_principal}},
         ],
     )
     playbook = tmp_path / "play.yml"
@@ -382,6 +405,7 @@ def test_the_role_passes_the_identity_to_the_operator(azure: AzureArm, tmp_path:
     azure.take_requests()
     completed = run_playbook(["ansible-playbook", str(playbook)], environment, ROOT)
     assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "Problems: []" in completed.stdout
     shown = [
         task["hosts"]["localhost"]["msg"]["config"]["env"]
         for each in json.loads(completed.stdout)["plays"]

@@ -143,6 +143,12 @@ def test_a_dry_run_simulates_the_permissions_of_the_caller(run, iam, moto: Moto)
     assert {"ec2:RunInstances", "ec2:ImportSnapshot", "s3:PutObject"} < {*checked["denied"]}
     # The bucket exists.
     assert "s3:CreateBucket" not in checked["denied"]
+    own, foreign = (
+        run({"role_arn": None, "account": account}, "iam_token_role_info", env=caller)
+        for account in ("123456789012", "210987654321")
+    )
+    assert "The credentials are of account 123456789012, and the cluster is in account 2109" in foreign["unknown"]
+    assert (own["unknown"], own["denied"]) == ("", foreign["denied"])
     # moto's own user cannot be simulated.
     unknown = run({"name": "new", "dry_run": True}, check=True)
     assert (unknown["changed"], unknown["denied"]) == (True, None)
@@ -240,8 +246,36 @@ def test_a_renewal_of_the_image_gets_the_permissions_for_it(run, iam, moto: Moto
             "operator_install_podvm_ami_id": "",
         },
     }
-    denied = play(check, {"ansible.builtin.debug": {"var": "cluster_prerequisites_given_identity.denied"}})
-    assert "ec2:ImportSnapshot" in denied
+    # Keys that are set, next to a profile of the environment.
+    (tmp_path / "config").write_text("[profile other]\n")
+    check_keys = {
+        "environment": {"AWS_PROFILE": "other", "AWS_CONFIG_FILE": str(tmp_path / "config")},
+        "block": [
+            {
+                "ansible.builtin.include_role": {
+                    "name": "osc.peerpods.cluster_prerequisites",
+                    "tasks_from": "aws_given",
+                },
+                "vars": {
+                    **check["vars"],
+                    "cluster_prerequisites_check_cloud_resources": True,
+                    "operator_install_aws_access_key_id": moto.environment["AWS_ACCESS_KEY_ID"],
+                    "operator_install_aws_secret_access_key": moto.environment["AWS_SECRET_ACCESS_KEY"],
+                    "operator_install_plan": {"image_settings": {"buckets": {"needed": "b"}}},
+                },
+            }
+        ],
+    }
+    found = play(
+        check,
+        {"ansible.builtin.debug": {"var": "cluster_prerequisites_given_identity.denied"}},
+        check_keys,
+        {"ansible.builtin.debug": {"msg": "KEYS {{ cluster_prerequisites_given_principal.unknown }}"}},
+    )
+    assert "ec2:ImportSnapshot" in found
+    # moto does not simulate the policies of its own user.
+    assert "KEYS IAM in" in found
+    assert "SimulatePrincipalPolicy" in found.partition("KEYS IAM in")[2]
     openshift.use_tokens(cluster, ISSUER)
     play(tasks(ARN, image=True))
     assert policies(iam) == {"peer-pod-vms", "peer-pod-image"}

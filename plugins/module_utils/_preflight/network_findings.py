@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
+from ansible_collections.osc.peerpods.plugins.module_utils._option_types import as_list
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.finding import finding
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -47,6 +49,9 @@ def _left_out(platform: str, settings: Mapping) -> Iterator[dict]:
     valid."""
     if platform not in PORT_OPTIONS or settings["ports"] is None or "cloud_networking" not in settings["roles"]:
         return
+    # That of peer-pods-cm, which users edit.
+    if not str(settings["tunnel_port"]).isdecimal():
+        return
     tunnel = int(settings["tunnel_port"])
     needed = (
         (AGENT_PORT, "tcp", "vms", "the kata agent"),
@@ -73,23 +78,24 @@ def _left_out(platform: str, settings: Mapping) -> Iterator[dict]:
 
 
 def _has_port(entry: Mapping, platform: str, port: int, protocol: str, end: str) -> bool:
-    """Whether this port of cloud_networking_ports, or this rule of cloud_networking_security_rules, opens the port."""
-    if end not in (entry.get("to") or ENDS):
+    """Whether this port of cloud_networking_ports, or this rule of cloud_networking_security_rules, opens the port. The
+    modules also take a single value in place of a list."""
+    if end not in (as_list(entry.get("to")) or ENDS):
         return False
     if platform == "AWS":
-        return int(entry["port"]) == port and protocol in (entry.get("protocols") or ("tcp",))
+        return int(entry["port"]) == port and protocol in (as_list(entry.get("protocols")) or ("tcp",))
     return (
         entry.get("access", "Allow") == "Allow"
         and entry.get("direction", "Inbound") == "Inbound"
         and entry.get("protocol", "Tcp") in (protocol.capitalize(), "*")
-        and any(_is_in(port, str(each)) for each in entry["destination_port_ranges"])
+        and any(_is_in(port, str(each)) for each in as_list(entry.get("destination_port_ranges")))
     )
 
 
 def _is_in(port: int, ports: str) -> bool:
-    """Whether the port is in this range of Azure: a number, two of them, or *."""
-    first, dash, last = ports.partition("-")
-    return ports == "*" or int(first) <= port <= int(last if dash else first)
+    """Whether the port is in this range of Azure: a number, two of them, or *. Azure rejects others."""
+    numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", ports)
+    return ports == "*" or (numbers is not None and int(numbers[1]) <= port <= int(numbers[2] or numbers[1]))
 
 
 def _existing(platform: str, settings: Mapping, answer: Mapping) -> Iterator[dict]:

@@ -348,6 +348,12 @@ def test_a_subnet_on_azure_that_cannot_be_read():
         ),
         ("Azure", [RULES[0], {**RULES[1], "access": "Deny"}], {}, "leaves out 9000/udp"),
         ("Azure", [RULES[0], {**RULES[1], "direction": "Outbound"}], {}, "leaves out 9000/udp"),
+        # A single value in place of a list.
+        ("Azure", [{"destination_port_ranges": 15150}, {**RULES[1], "destination_port_ranges": "9000-9100"}], {}, None),
+        ("Azure", [RULES[0], {**RULES[1], "destination_port_ranges": "9000-"}], {}, "leaves out 9000/udp"),
+        ("Azure", [{"name": "agent", "priority": 112}], {}, "leaves out 15150/tcp to the VMs"),
+        ("AWS", [OPENED[0], {"port": "9000", "protocols": "tcp,udp", "to": "vms,workers"}], {}, None),
+        ("AWS", OPENED, {"tunnel_port": "none"}, None),
     ],
 )
 def test_ports_that_are_set_by_hand(platform: str, ports: list | None, changes: dict, expected: str | None):
