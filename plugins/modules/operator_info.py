@@ -126,7 +126,9 @@ pod_vm_image:
   type: dict
   contains:
     key:
-      description: The key of C(peer-pods-cm), C(PODVM_AMI_ID) or C(AZURE_IMAGE_ID).
+      description: >-
+        The key of C(peer-pods-cm), C(PODVM_AMI_ID) or C(AZURE_IMAGE_ID): that of C(CLOUD_PROVIDER), or of the
+        cluster if C(peer-pods-cm) does not name the cloud.
       type: str
     id:
       description: The ID of the image, empty if no image is set.
@@ -433,7 +435,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PEER_PODS_CM,
     configs_path,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import names_cloud, pod_vm_image
 from ansible_collections.osc.peerpods.plugins.module_utils._preflight.cluster import INFRASTRUCTURE_PATH
 
 
@@ -454,6 +456,11 @@ def read_generation(cluster: Cluster, namespace: str, objects: list[dict[str, An
     )
     limit = ((config or {}).get("spec") or {}).get("limit")
     return {**state, "config_limit": limit, "migration": migration}
+
+
+def read_platform(cluster: Cluster) -> str | None:
+    infrastructure = cluster.get(INFRASTRUCTURE_PATH) or {}
+    return ((infrastructure.get("status") or {}).get("platformStatus") or {}).get("type")
 
 
 def deployment_of(
@@ -506,7 +513,7 @@ def main() -> None:
         settings = next(
             (entry for _version, _kind, entry in existing if entry["metadata"]["name"] == PEER_PODS_CM), None
         )
-        image = pod_vm_image(settings)
+        image = pod_vm_image(settings, None if names_cloud(settings) else read_platform(cluster))
         is_without_image = not image["id"] and any(kind == "KataConfig" for _version, kind, _entry in existing)
         failed = read_image_failure_time(cluster, namespace) if is_without_image else ""
         job = read_image_job_object(cluster, namespace) if is_without_image else None

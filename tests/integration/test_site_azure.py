@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,9 @@ def expected_credentials(site: Site) -> dict[str, str]:
 
 @pytest.mark.usefixtures("nothing_changes")
 class TestBeforeAnything:
-    def test_a_dry_run_reports_the_changes(self, site: Site):
+    def test_a_dry_run_reports_the_changes(self, site: Site, run_module: Callable[..., dict]):
+        described = run_module("operator_info", {"kubeconfig": str(site.cluster.kubeconfig)})
+        assert described["pod_vm_image"]["key"] == "AZURE_IMAGE_ID"
         completed = site.run("--check", "--diff", "-e", "peerpodconfig_rollout_limit=20")
         assert completed.returncode == 0, completed.stdout + completed.stderr
         for name in ("Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"):

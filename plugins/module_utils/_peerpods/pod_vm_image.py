@@ -20,15 +20,22 @@ MADE_BY_JOB = {"PODVM_AMI_ID": "LATEST_AMI_ID", "AZURE_IMAGE_ID": "LATEST_IMAGE_
 KEPT_IMAGE = "osc.peerpods/pod-vm-image"
 
 
-def pod_vm_image(settings: Mapping[str, Any] | None) -> dict:
+def names_cloud(settings: Mapping[str, Any] | None) -> bool:
+    """Whether peer-pods-cm exists and names the cloud."""
+    return bool(((settings or {}).get("data") or {}).get("CLOUD_PROVIDER"))
+
+
+def pod_vm_image(settings: Mapping[str, Any] | None, platform: str | None = None) -> dict:
     """The key of peer-pods-cm that holds the ID of the pod VM image, the ID, empty if there is no image, whether an
-    image job has made it, and the ID that an interrupted teardown has not restored.
+    image job has made it, and the ID that an interrupted teardown has not restored. `platform` is that of the cluster,
+    which counts if the settings do not name the cloud.
 
     Which case an ID of Azure has is of no meaning. A teardown's ID is outdated if a user has set another one since.
     """
     data = (settings or {}).get("data") or {}
     annotations = ((settings or {}).get("metadata") or {}).get("annotations") or {}
-    key = IMAGE_KEYS.get(data.get("CLOUD_PROVIDER", ""), IMAGE_KEYS["aws"])
+    provider = data.get("CLOUD_PROVIDER") or (platform or "").lower()
+    key = IMAGE_KEYS.get(provider, IMAGE_KEYS["aws"])
     image = data.get(key, "")
     of_job = bool(image) and image.lower() == annotations.get(MADE_BY_JOB[key], "").lower()
     kept = annotations.get(KEPT_IMAGE, "") if of_job or not image else ""

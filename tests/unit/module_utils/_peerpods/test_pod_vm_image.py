@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import kept_data, pod_vm_image
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import (
+    kept_data,
+    names_cloud,
+    pod_vm_image,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,19 @@ def test_the_image_that_an_interrupted_teardown_keeps(image: str, made: str, kep
     settings = {"metadata": {"annotations": annotations}, "data": {"CLOUD_PROVIDER": "aws", "PODVM_AMI_ID": image}}
     assert pod_vm_image(settings)["kept"] == restored.get("PODVM_AMI_ID", "")
     assert kept_data(settings) == restored
+
+
+@pytest.mark.parametrize(
+    ("data", "platform", "key"),
+    [
+        (None, "Azure", "AZURE_IMAGE_ID"),
+        ({"AZURE_IMAGE_ID": "/i"}, "Azure", "AZURE_IMAGE_ID"),
+        (None, "AWS", "PODVM_AMI_ID"),
+        # The VMs of a cluster may be in another cloud.
+        ({"CLOUD_PROVIDER": "aws"}, "Azure", "PODVM_AMI_ID"),
+    ],
+)
+def test_the_platform_counts_if_the_settings_do_not_name_the_cloud(data: dict | None, platform: str, key: str):
+    settings = data and {"data": data}
+    image = pod_vm_image(settings, None if names_cloud(settings) else platform)
+    assert (image["key"], image["id"]) == (key, (data or {}).get(key, ""))
