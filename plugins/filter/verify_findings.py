@@ -23,8 +23,8 @@ options:
         A dictionary of module results. Required is C(pods), the result of M(osc.peerpods.verification_pods). Optional
         are C(instances), the result of M(osc.peerpods.ec2_instance_console_info) or
         M(osc.peerpods.azure_vm_console_info); C(deleted), the result of M(osc.peerpods.verification_pods) with
-        C(state=absent); C(remaining), what the module for the cloud returned after that; and C(egress), the target that
-        the pods connected to.
+        C(state=absent); C(remaining), what the module for the cloud returned after that; C(egress), the target that the
+        pods connected to; and C(unverified), the names of the nodes without a free slot that were left out.
       - A result may be that of a task that failed or was skipped.
     type: dict
     required: true

@@ -601,7 +601,7 @@ def playbook(world: World, name: str, *arguments: str, **variables: object) -> s
 
 def test_the_playbook_fails_with_the_cause_and_writes_it_into_the_report(on_aws: World, proxy: Ec2Proxy):
     proxy.faults["RunInstances"] += [REJECTIONS["quota"]] * 50
-    ran = playbook(on_aws, "verify", report_formats=["json"])
+    ran = playbook(on_aws, "verify", report_formats=["json"], verify_node_count=3)
     proxy.faults["RunInstances"].clear()
     assert ran.returncode == 2, ran.stdout + ran.stderr
     assert f"{on_aws.nodes[0]}: waiting for its VM" in ran.stderr

@@ -328,7 +328,9 @@ def _unanswered(pod: Mapping[str, Any]) -> Cause | None:
         return None
     # The container listens on all addresses as soon as it runs. The error is that of the proxy of the API server.
     is_unreached = re.search(r"error trying to reach service|timeout|timed out|deadline", error)
-    if re.search(r"connection refused|answer of the pod is not", error):
+    if re.search(r"rejected by the API server with 403 .*cannot get resource", error):
+        kind = "access"
+    elif re.search(r"connection refused|answer of the pod is not", error):
         kind = "program"
     # Its log has the results if the pod does not answer.
     elif is_unreached and (passed := _passed_tests(pod.get("output") or {})):

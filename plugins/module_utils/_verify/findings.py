@@ -24,6 +24,7 @@ TITLES = {
     "verify-dns": "DNS in the pod",
     "verify-egress": "Egress from the pod",
     "verify-deleted": "Pod and VM deleted",
+    "verify-nodes": "Nodes that were not verified",
     "verify-leftovers": "Leftovers of an earlier run",
 }
 
@@ -38,6 +39,7 @@ WHY = {
     "verify-dns": "A pod without DNS finds no Service.",
     "verify-egress": "The pod was to reach this target.",
     "verify-deleted": "A VM that stays costs money, and counts against the quota.",
+    "verify-nodes": "They may not run peer pods.",
     "verify-leftovers": "",
 }
 
@@ -53,7 +55,8 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The findings of the checks, in the order in which a pod passes them.
 
     `readings` has the results `pods` of verification_pods, `instances` of the module for the cloud, `deleted` of
-    verification_pods with state=absent, `remaining` of the module for the cloud after it, and `egress`, the target.
+    verification_pods with state=absent, `remaining` of the module for the cloud after it, `egress`, the target, and
+    `unverified`, the nodes that were to be verified and have no free slot.
     """
     created = readings["pods"]
     pods = created.get("pods") or []
@@ -66,6 +69,10 @@ def findings(readings: Mapping[str, Any]) -> list[dict[str, Any]]:
         found += _of_pods(pods, readings)
     if readings.get("deleted") is not None:
         found.append(_of_deletion(pods, readings["deleted"], readings.get("remaining")))
+    if readings.get("unverified"):
+        text = f"Without a free slot: {join_names(readings['unverified'])}."
+        fix = "Delete peer pods there, raise the limit (playbook osc.peerpods.limit), or name nodes with verify_nodes."
+        found.append(_finding("verify-nodes", "warning", text, fix, ""))
     if created.get("leftovers"):
         names = join_names(created["leftovers"])
         text = f"An earlier run was interrupted or kept its pods: {names}. They were deleted."

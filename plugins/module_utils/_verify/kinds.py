@@ -150,6 +150,11 @@ KINDS = {
         "namespaces with the label policy-group.network.openshift.io/host-network. Or choose another namespace "
         "(verify_namespace).",
     ),
+    "access": Kind(
+        "verify-answer",
+        "The user of the verification may not read the answer of the pod",
+        "Grant the permission that the message names, get of pods/proxy in the namespace (verify_namespace).",
+    ),
     # The check that the pod has not passed reports it.
     "evicted": Kind(
         "",

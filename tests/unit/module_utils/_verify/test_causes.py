@@ -838,7 +838,10 @@ UNREACHED = (
 )
 
 
-FORBIDDEN = 'GET /…/proxy/ was rejected by the API server with 403: pods "p" is forbidden: User "u" cannot get resource'
+FORBIDDEN = (
+    'GET /…/proxy/ was rejected by the API server with 403 Forbidden: pods "p" is forbidden: User "u" cannot get '
+    'resource "pods/proxy" in API group ""'
+)
 
 
 @pytest.mark.parametrize(
@@ -848,7 +851,8 @@ FORBIDDEN = 'GET /…/proxy/ was rejected by the API server with 403: pods "p" i
         ("tunnel", UNREACHED.format("connect: no route to host")),
         ("program", UNREACHED.format("connect: connection refused")),
         ("program", "The answer of the pod is not JSON."),
-        ("unknown", FORBIDDEN),
+        ("access", FORBIDDEN),
+        ("unknown", UNREACHED.format("unknown").replace("error trying to reach service", "another error")),
     ],
 )
 def test_a_container_that_runs_and_does_not_answer(kind: str, error: str):

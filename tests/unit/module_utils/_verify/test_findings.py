@@ -299,6 +299,12 @@ def test_no_pod_was_created_and_none_is_left():
     assert found[1]["found"] == "No pod and no PeerPod of a verification exists."
 
 
+def test_nodes_without_a_free_slot_are_named():
+    found = by_check(answered(), unverified=["worker-2", "worker-3"])["verify-nodes"]
+    assert (found["status"], found["found"]) == ("warning", "Without a free slot: worker-2, worker-3.")
+    assert "verify-nodes" not in by_check(answered(), unverified=[])
+
+
 def test_leftovers_of_an_earlier_run_are_named():
     given = readings(answered())
     given["pods"]["leftovers"] = ["peerpods-verify-aaaaa"]
