@@ -106,7 +106,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_a
 
 # The codes of HeadBucket, whose responses have no body, for a bucket that does not exist or that may not be read. The
 # header is that of a bucket that exists, whatever the permissions on it are (HeadBucket in the API reference of S3).
-ABSENT, FORBIDDEN = ("404", "NoSuchBucket"), "403"
+ABSENT = ("404", "NoSuchBucket")
+FORBIDDEN = "403"
 REGION_HEADER = "x-amz-bucket-region"
 
 
