@@ -39,9 +39,10 @@ from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
+from .image_jobs import TOKEN_AUDIENCE
 from .operators import KATA_OC_LABEL, MASTER_LABEL, Api, advertise, is_passing
 from .pod_network import PodNetwork
-from .pod_vms import cloud_of
+from .pod_vms import NO_TOKEN, cloud_of
 from .releases import RELEASES, Release, release_of
 from .sandboxes import MANAGER, PEER_PODS, Sandboxes, peer_pod_of
 
@@ -153,24 +154,25 @@ class Adaptors:
             advertise(self._api, node, str(limit), MANAGER)
         self._serving[node].add(uid)
         if self._sandboxes:
-            self._settings[node] = self._environment()
+            self._settings[node] = self._environment(pod)
             self._sandboxes.log(node, "adaptor", "server started")
         for peer_pod in list(self._waiting.values()):
             if peer_pod["spec"]["nodeName"] == node:
                 self._run(peer_pod)
         return True
 
-    def _environment(self) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """peer-pods-cm and peer-pods-secret."""
+    def _environment(self, pod: dict) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        """peer-pods-cm and peer-pods-secret, and that the pod does not mount a token for the cloud."""
         path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}"
         settings = (self._api.get(f"{path}/configmaps/peer-pods-cm") or {}).get("data") or {}
         secret = (self._api.get(f"{path}/secrets/peer-pods-secret") or {}).get("data") or {}
-        return settings, {key: base64.b64decode(value).decode() for key, value in secret.items()}
+        decoded = {key: base64.b64decode(value).decode() for key, value in secret.items()}
+        return settings, decoded if _has_token(pod) else {**decoded, NO_TOKEN: "true"}
 
     def _limit(self, pod: dict) -> int | None:
         """The limit in the pod's environment; None if CAA does not start with this environment."""
         release = _release(pod)
-        if self._sandboxes and not self._sandboxes.starts(pod["spec"]["nodeName"], *self._environment()):
+        if self._sandboxes and not self._sandboxes.starts(pod["spec"]["nodeName"], *self._environment(pod)):
             return None
         if release.has_peer_pod_config:
             return 0
@@ -306,6 +308,15 @@ def _asked_restart(pod: dict) -> str | None:
     return (pod["metadata"].get("annotations") or {}).get(RESTART)
 
 
+def _has_token(pod: dict) -> bool:
+    """Whether the pod mounts a token of its service account for the cloud."""
+    return any(
+        (source.get("serviceAccountToken") or {}).get("audience") == TOKEN_AUDIENCE
+        for volume in pod["spec"].get("volumes") or []
+        for source in (volume.get("projected") or {}).get("sources") or []
+    )
+
+
 def _owner(pod: dict) -> str | None:
     """POD_UID in the pod's environment, if its release of CAA reads it.
 
@@ -349,7 +360,7 @@ _ACCOUNT = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/serviceaccounts/default"
 
 def _sandboxes(api: Api, kubeconfig: str, directory: Path) -> Sandboxes:
     def token() -> str:
-        requested = {"audiences": ["openshift"], "expirationSeconds": 3600}
+        requested = {"audiences": [TOKEN_AUDIENCE], "expirationSeconds": 3600}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": requested}
         return api.request("POST", f"{_ACCOUNT}/token", body)["status"]["token"]
 

@@ -43,6 +43,15 @@ CREATION, DELETION = "osc-podvm-image-creation", "osc-podvm-image-deletion"
 
 # Of the token of the default service account (osc-podvm-create-job.yaml since 1.12).
 TOKEN_DIRECTORY = "/var/run/secrets/openshift/serviceaccount"
+# The token for the cloud, as the operator mounts it into cloud-api-adaptor, too (addBoundSATokenVolume in
+# controllers/peerpods.go of SCO).
+TOKEN_AUDIENCE = "openshift"
+TOKEN_VOLUME = {
+    "name": "bound-sa-token",
+    "projected": {
+        "sources": [{"serviceAccountToken": {"audience": TOKEN_AUDIENCE, "expirationSeconds": 3600, "path": "token"}}]
+    },
+}
 
 # Both jobs have them in their environment, in this order.
 SECRETS = ("peer-pods-secret", "peer-pods-image-creation-secret")
@@ -244,10 +253,7 @@ def _manifest(
         "PODVM_BUILDER_TAKES_GIVEN_CREDENTIALS": "1" if release.takes_given_credentials else "",
         "PODVM_BUILDER_FAILS": "1" if fails else "",
     }
-    token = {"audience": "openshift", "expirationSeconds": 3600, "path": "token"}
-    tokens = [{"name": "bound-sa-token", "projected": {"sources": [{"serviceAccountToken": token}]}}]
-    if not release.takes_tokens:
-        tokens = []
+    tokens = [TOKEN_VOLUME] if release.takes_tokens else []
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

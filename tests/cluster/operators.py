@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
-from .image_jobs import create_image, delete_image, revoke
+from .image_jobs import TOKEN_DIRECTORY, TOKEN_VOLUME, create_image, delete_image, revoke
 from .openshift import CONFIGURED, peer_pod_config
 from .pki import CertificateAuthority
 from .releases import NEWEST, Release, release_of
@@ -172,7 +172,7 @@ PEER_POD_CREDENTIALS = {
 # In the format of ccoctl, which newer releases take as well (ccoDataMapping in controllers/credentials_controller.go).
 TOKEN_CREDENTIALS = {"azure_federated_token_file"}
 TOKEN_FIELDS = {"role_arn": "AWS_ROLE_ARN", "web_identity_token_file": "AWS_WEB_IDENTITY_TOKEN_FILE"}
-TOKEN_FILE = "/var/run/secrets/openshift/serviceaccount/token"
+TOKEN_FILE = f"{TOKEN_DIRECTORY}/token"
 CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
@@ -1315,8 +1315,10 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     """
     settings = api.get(f"{CONFIG_MAPS}/peer-pods-cm") or {}
     gates = (api.get(f"{CONFIG_MAPS}/osc-feature-gates") or {}).get("data") or {}
+    has_token = _mounts_token(api, release)
     observed = (
         version,
+        has_token,
         kata["metadata"]["resourceVersion"],
         gates,
         settings.get("data") if release.rolls else None,
@@ -1328,7 +1330,7 @@ def _cloud_api_adaptor(api: Api, kata: dict, release: Release, version: str) -> 
     uid = kata["metadata"]["uid"]
     if _reconciled.get(uid) == observed:
         return
-    adaptors = _adaptors(release, version, {_node_label(api): ""}, _owner(kata))
+    adaptors = _adaptors(release, version, {_node_label(api): ""}, _owner(kata), has_token=has_token)
     if release.rolls:
         if not settings:
             raise RetryError
@@ -1349,8 +1351,18 @@ ADAPTOR_ENV = [
 ]
 
 
-def _adaptors(release: Release, version: str, selector: dict[str, str], owner: dict) -> dict:
+def _mounts_token(api: Api, release: Release) -> bool:
+    """Whether cloud-api-adaptor gets the token: by the environment of the operator, whatever peer-pods-secret has
+    (configureCAAProvider in controllers/peerpods.go of SCO)."""
+    env, by_cloud = _environment(api), {"AWS": "ROLEARN", "Azure": "CLIENTID"}
+    return any(env.get(by_cloud[cloud]) for cloud in release.takes_tokens)
+
+
+def _adaptors(
+    release: Release, version: str, selector: dict[str, str], owner: dict, *, has_token: bool = False
+) -> dict:
     labels = {"name": release.daemon_set}
+    volumes = [TOKEN_VOLUME] if has_token else []
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -1373,8 +1385,12 @@ def _adaptors(release: Release, version: str, selector: dict[str, str], owner: d
                                 {"secretRef": {"name": "peer-pods-secret"}},
                                 {"configMapRef": {"name": "peer-pods-cm"}},
                             ],
+                            "volumeMounts": [
+                                {"name": volume["name"], "mountPath": TOKEN_DIRECTORY} for volume in volumes
+                            ],
                         }
                     ],
+                    "volumes": volumes,
                 },
             },
         },

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 # A tag in TAGS of peer-pods-cm: the VM boots, but nothing listens at its port 15150.
 NO_AGENT = "tests.osc.peerpods/no-agent"
 
+# A key of the credentials: the file that they name as the token does not exist in the pod.
+NO_TOKEN = "tests.osc.peerpods/no-token"
+
 # Any address outside of the cloud's network.
 INTERNET = "198.51.100.7"
 
@@ -262,6 +265,11 @@ class Aws:
         role_arn = secret.get("AWS_ROLE_ARN")
         if not (role_arn and secret.get("AWS_WEB_IDENTITY_TOKEN_FILE")):
             raise RejectedError(f"{failed}, no EC2 IMDS role found, operation error ec2imds: GetMetadata")
+        if NO_TOKEN in secret:
+            # stscreds/web_identity_provider.go of aws/aws-sdk-go-v2.
+            path = secret["AWS_WEB_IDENTITY_TOKEN_FILE"]
+            unread = f"unable to read file at {path}: open {path}: no such file or directory"
+            raise RejectedError(f"{failed}, failed to retrieve jwt from provide source, {unread}")
         if not self._trusts(role_arn.rpartition("/")[2]):
             raise RejectedError(
                 f"{failed}, failed to retrieve credentials, operation error STS: AssumeRoleWithWebIdentity, https "
@@ -473,6 +481,10 @@ class Azure:
     def _token(self, secret: Mapping[str, str]) -> str:
         """The credential of azidentity, which keeps its token."""
         key = (secret["AZURE_CLIENT_ID"], secret.get("AZURE_CLIENT_SECRET", ""))
+        if NO_TOKEN in secret and not key[1]:
+            # sdk/azidentity/workload_identity.go and errors.go of Azure/azure-sdk-for-go.
+            path = secret.get("AZURE_FEDERATED_TOKEN_FILE")
+            raise AzureError(f"WorkloadIdentityCredential: open {path}: no such file or directory")
         if key in self._tokens:
             return self._tokens[key]
         proof = {"client_secret": key[1]}

@@ -362,6 +362,9 @@ def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(
         "AWS_ROLE_ARN": role["Arn"],
         "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/secrets/openshift/serviceaccount/token",
     }
+    # Without the role in its environment, the operator would mount no token.
+    adaptors = site.cluster.get("daemonset", "osc-caa-ds", "-n", OPERATOR_NAMESPACE)
+    assert [volume["name"] for volume in adaptors["spec"]["template"]["spec"]["volumes"]] == ["bound-sa-token"]
 
 
 def test_the_report_supports_the_second_generation(site: Site, tmp_path: Path):

@@ -24,7 +24,7 @@ from tests.cluster import aws, azure, openshift
 from tests.cluster.adaptor import RESTART
 from tests.cluster.launcher import Cluster
 from tests.cluster.operators import KATA_OC_LABEL, _adaptors
-from tests.cluster.pod_vms import NO_AGENT, Aws, RejectedError
+from tests.cluster.pod_vms import NO_AGENT, NO_TOKEN, Aws, RejectedError
 from tests.cluster.processes import wait_for
 from tests.cluster.releases import NEWEST, release_of
 from tests.ec2_proxy import Ec2Proxy, ec2_proxy
@@ -583,6 +583,9 @@ def test_the_stand_in_takes_the_credentials_that_the_secret_has(moto: aws.Moto, 
     role = {"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/caa", "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token"}
     with pytest.raises(RejectedError, match="no EC2 IMDS role found"):
         create({})
+    # The operator mounts a token only with a role in its own environment.
+    with pytest.raises(RejectedError, match="unable to read file at /var/run/token: open"):
+        create({**role, NO_TOKEN: "true"})
     with pytest.raises(RejectedError, match="Not authorized to perform sts:AssumeRoleWithWebIdentity"):
         create(role)
     moto.client("iam").create_role(RoleName="caa", AssumeRolePolicyDocument="{}")

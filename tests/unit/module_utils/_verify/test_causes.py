@@ -408,6 +408,24 @@ REJECTED = "https response error StatusCode: 401, RequestID: 0, api error AuthFa
                 "timeout"
             ),
         ),
+        # Without a role in the environment of the operator, no token is mounted: stscreds/web_identity_provider.go of
+        # aws/aws-sdk-go-v2, sdk/azidentity/errors.go of Azure/azure-sdk-for-go.
+        (
+            "permissions",
+            (
+                "cloud-api-adaptor: operation error EC2: DescribeInstanceTypes, get identity: get credentials: failed "
+                "to refresh cached credentials, failed to retrieve jwt from provide source, unable to read file at "
+                "/var/run/secrets/openshift/serviceaccount/token: open "
+                "/var/run/secrets/openshift/serviceaccount/token: no such file or directory"
+            ),
+        ),
+        (
+            "permissions",
+            (
+                "cloud-api-adaptor: getting next page of VM sizes: WorkloadIdentityCredential: open "
+                "/var/run/secrets/openshift/serviceaccount/token: no such file or directory"
+            ),
+        ),
         (
             "permissions",
             (
