@@ -92,9 +92,15 @@ EXAMPLES = r"""
 RETURN = r"""
 removed:
   description: The ARM IDs of what is removed, in order.
-  returned: success
+  returned: success, or failure after the gallery was read
   type: list
   elements: str
+left:
+  description: The ARM IDs of what was not removed.
+  returned: failure after the gallery was read
+  type: list
+  elements: str
+  sample: []
 kept:
   description: The ARM IDs of other definitions and versions in the gallery, which stay.
   returned: success
@@ -157,21 +163,25 @@ def main() -> None:
     params = module.params
     gallery = params["gallery"].rstrip("/")
     removed: list[str] = []
-    kept: list[str] = []
+    planned: list[str] | None = None
     try:
         arm = Arm(module)
         storage_account = read_storage_account(arm, gallery, params["storage_account"])
         definitions = read_definitions(arm, gallery)
-        if definitions is not None:
-            planned, kept = plan_gallery_removal(
+        planned, kept = (
+            ([], [])
+            if definitions is None
+            else plan_gallery_removal(
                 gallery, params["cluster_id"], params["version"], params["definition"], definitions
             )
-            for each in planned:
-                if not module.check_mode:
-                    arm.delete(each, GALLERIES_API_VERSION, None, params["wait_timeout"])
-                removed.append(each)
+        )
+        for each in planned:
+            if not module.check_mode:
+                arm.delete(each, GALLERIES_API_VERSION, None, params["wait_timeout"])
+            removed.append(each)
     except ArmError as error:
-        module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
+        known = {} if planned is None else {"removed": removed, "left": planned[len(removed) :]}
+        module.fail_json(**failed_after(error, removed, "removed"), **known)
     module.exit_json(
         changed=bool(removed),
         removed=removed,

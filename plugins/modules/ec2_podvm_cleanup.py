@@ -14,7 +14,10 @@ short_description: Remove the AMIs of peer pods' VMs that the operator made for 
 description:
   - >-
     Deregisters the AMIs of this account that a job of the operator has created with the given name, and deletes their
-    snapshots. The name has the ID of the cluster. AMIs that do not look like those of the job are not removed.
+    snapshots. AMIs that do not look like those of the job are not removed.
+  - >-
+    The name ends with a number that the operator computes from the ID of the cluster. With another C(AMI_VERSION), an
+    AMI may be that of another cluster: it is returned and not removed.
   - >-
     The operator itself deletes the AMI that C(peer-pods-cm) names when the KataConfig is deleted. An AMI is left if
     that failed, or if C(peer-pods-cm) named another image.
@@ -23,6 +26,10 @@ options:
     description:
       - The name of the AMIs, C(AMI_BASE_NAME) and C(AMI_VERSION) of C(aws-podvm-image-cm).
       - Required unless O(bucket) is set. Without it, no AMI is removed.
+    type: str
+  cluster_id:
+    description:
+      - The ID of the cluster, as M(osc.peerpods.cluster_info) returns it. Required with O(name).
     type: str
   bucket:
     description:
@@ -65,15 +72,29 @@ EXAMPLES = r"""
   osc.peerpods.ec2_podvm_cleanup:
     region: us-east-2
     name: podvm-image-262093934.0.1
+    cluster_id: 0f9f3c6e-6d1c-4b6a-9d5b-2f1f3e0a7c11
 """
 
 RETURN = r"""
 removed:
   description: The IDs of the AMIs and of their snapshots, in the order in which they are removed.
-  returned: success
+  returned: success, or failure after the AMIs were read
   type: list
   elements: str
   sample: [ami-0f3a5b1c2d4e6f708, snap-0123456789abcdef0]
+kept:
+  description: >-
+    The IDs of the AMIs and of their snapshots that stay, because O(name) does not end with the number of the cluster.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+left:
+  description: The IDs of the AMIs and of their snapshots that were not removed.
+  returned: failure after the AMIs were read
+  type: list
+  elements: str
+  sample: [snap-0123456789abcdef0]
 snapshots:
   description: >-
     The IDs of snapshots that VM Import has made from objects in O(bucket) and that no AMI has, as a job leaves them if
@@ -96,12 +117,14 @@ unreadable:
   sample: false
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import image_version
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 # The codes of HeadBucket, whose responses have no body, for a bucket that does not exist or that may not be read. The
@@ -137,42 +160,53 @@ def left_snapshots(module: AnsibleAWSModule) -> list[str]:
         return []
 
 
-def remove_images(module: AnsibleAWSModule, removed: list[str]) -> None:
-    """Remove the AMIs and their snapshots, and append their IDs to `removed`; a dry run only appends them."""
-    ec2 = Ec2(module)
-    for image in map(image_of, made_by_job(ec2.own_images(module.params["name"]))):
-        if image["id"] == module.params["ignore"]:
-            continue
-        if not module.check_mode:
-            ec2.deregister(image["id"])
-        removed.append(image["id"])
-        for snapshot in image["snapshots"]:
-            if not module.check_mode:
-                ec2.delete_snapshot(snapshot)
-            removed.append(snapshot)
+def made_for_cluster(name: str, cluster_id: str) -> bool:
+    return name.endswith(f"-{image_version(cluster_id)}")
+
+
+def planned_removals(ec2: Ec2, name: str, ignored: str) -> dict[str, Callable[[str], None]]:
+    """What removes the AMIs and their snapshots, by their IDs in order."""
+    removals: dict[str, Callable[[str], None]] = {}
+    for image in map(image_of, made_by_job(ec2.own_images(name))):
+        if image["id"] != ignored:
+            removals[image["id"]] = ec2.deregister
+            removals |= dict.fromkeys(image["snapshots"], ec2.delete_snapshot)
+    return removals
 
 
 def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
             "name": {"type": "str"},
+            "cluster_id": {"type": "str"},
             "bucket": {"type": "str"},
             "ignore": {"type": "str", "default": ""},
         },
         required_one_of=[("name", "bucket")],
+        required_by={"name": ["cluster_id"]},
         supports_check_mode=True,
     )
+    params = module.params
     removed: list[str] = []
+    planned: dict[str, Callable[[str], None]] | None = None
+    kept: list[str] = []
     try:
         bucket = read_bucket(module)
         snapshots = left_snapshots(module)
-        if module.params["name"]:
-            remove_images(module, removed)
+        planned = planned_removals(Ec2(module), params["name"], params["ignore"]) if params["name"] else {}
+        if planned and not made_for_cluster(params["name"], params["cluster_id"]):
+            planned, kept = {}, [*planned]
+        for each, remove in planned.items():
+            if not module.check_mode:
+                remove(each)
+            removed.append(each)
     except Ec2Error as error:
-        module.fail_json(**failed_after(error, removed, "removed"), removed=removed)
+        known = {} if planned is None else {"removed": removed, "left": [*planned][len(removed) :]}
+        module.fail_json(**failed_after(error, removed, "removed"), **known)
     module.exit_json(
         changed=bool(removed),
         removed=removed,
+        kept=kept,
         snapshots=snapshots,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
         **bucket,

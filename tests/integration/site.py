@@ -221,13 +221,8 @@ def artifacts(message: str) -> dict:
 
 
 def stays(message: str) -> dict:
-    """What teardown.yml published for the next job of a workflow, without the identities of cloud-api-adaptor."""
-    published = artifacts(message)["peerpods_teardown"]["stays"]
-    return {key: value for key, value in published.items() if key != "identities"}
-
-
-def staying_identities(message: str) -> list[str] | None:
-    return artifacts(message)["peerpods_teardown"]["stays"]["identities"]
+    """What teardown.yml published for the next job of a workflow."""
+    return artifacts(message)["peerpods_teardown"]["stays"]
 
 
 AnySite = TypeVar("AnySite", bound=Site)

@@ -95,7 +95,7 @@ def modules(cloud: aws.CloudSide) -> dict[str, list[tuple[str, dict]]]:
             ("ec2_vcpu_quota_info", types),
             ("ec2_podvm_image_info", {**types, "image_id": IMAGE}),
             ("ec2_instance_console_info", {"instance_ids": [worker.provider_id.rpartition("/")[2]]}),
-            ("ec2_podvm_cleanup", {"name": "podvm-image-1.0.1"}),
+            ("ec2_podvm_cleanup", {"name": "podvm-image-1.0.1", "cluster_id": "00000001"}),
         ],
         "role": [("iam_token_role", {**ROLE, "image": True}), ("iam_token_role", {**ROLE, "state": "absent"})],
         "image": [

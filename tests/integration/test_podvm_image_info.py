@@ -10,6 +10,7 @@ from tests.azure_arm import AzureArm
 from tests.azure_arm.faults import Fault, authorization_failed
 from tests.cluster.aws import REGION, Moto
 from tests.cluster.image_builder import MOTO_IMAGE
+from tests.ec2_proxy import ec2_proxy, refuse
 
 Run = Callable[..., dict]
 
@@ -128,14 +129,22 @@ def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run)
     (image,) = ec2.describe_images(ImageIds=[ours])["Images"]
     snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
 
+    arguments = {"region": REGION, "name": name, "cluster_id": "00000001", "bucket": name}
+
     def clean_up(*, check: bool = False, ignore: str = "") -> tuple[list[str], str | None]:
-        arguments = {"region": REGION, "name": name, "bucket": name, "ignore": ignore}
-        result = run_module("ec2_podvm_cleanup", arguments, env=moto.environment, check=check)
+        result = run_module("ec2_podvm_cleanup", {**arguments, "ignore": ignore}, env=moto.environment, check=check)
         return result["removed"], result["bucket"]
 
     s3 = moto.client("s3")
     assert clean_up(ignore=ours) == ([], None)
     assert clean_up(check=True) == ([ours, snapshot], None)
+    # The AMI of another cluster with the same AMI_VERSION.
+    result = run_module("ec2_podvm_cleanup", {**arguments, "cluster_id": "00000002"}, env=moto.environment)
+    assert (result["removed"], result["kept"]) == ([], [ours, snapshot])
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        proxy.faults["DeregisterImage"] = [refuse(403, "UnauthorizedOperation")]
+        failed = run_module("ec2_podvm_cleanup", arguments, env={**moto.environment, "AWS_ENDPOINT_URL": proxy.url})
+    assert (failed["failed"], failed["removed"], failed["left"]) == (True, [], [ours, snapshot])
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     assert clean_up() == ([ours, snapshot], name)
     assert clean_up() == ([], name)
@@ -168,5 +177,9 @@ def test_the_images_of_a_cluster_are_removed_on_azure(arm: AzureArm, image: str,
     assert storage_account("oscsapodvm100") is None
     assert clean_up("1.0.0") == [f"{definition}/versions/1.0.0"]
     assert clean_up("1.10.0", check=True) == [image, definition, gallery]
-    assert clean_up("1.10.0") == [image, definition, gallery]
+    arm.faults.append(Fault("DELETE", "/images/podvm$", authorization_failed))
+    arguments = {"gallery": gallery, "version": "1.10.0", "definition": "podvm", "cluster_id": "1"}
+    failed = run_module("azure_podvm_cleanup", arguments, env=arm.environment)
+    assert (failed["failed"], failed["removed"], failed["left"]) == (True, [image], [definition, gallery])
+    assert clean_up("1.10.0") == [definition, gallery]
     assert clean_up("1.10.0") == []

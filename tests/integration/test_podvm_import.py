@@ -253,7 +253,7 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
         ),
         problems,
         role_tasks("teardown_images", operator_install_state=state(creates=False)),
-        show("operator_install_left_aws.removed"),
+        show("operator_install_unclear_images"),
         show("operator_install_left_by_jobs"),
         role_tasks("plan", operator_install_state=state(creates=False), operator_install_credentials="given"),
         show("operator_install_plan.image_settings.data.BUCKET_NAME"),

@@ -518,6 +518,7 @@ class TestTeardown:
             "nat_gateways": None,
             "images": [left_image, snapshot],
             "image_resources": [],
+            "identities": [],
         }
         assert stays(planned) == stays(output)
         assert not roles(iam)
@@ -558,6 +559,7 @@ class TestTeardown:
             "nat_gateways": None,
             "images": [],
             "image_resources": [],
+            "identities": [],
         }
 
     def test_the_agent_stays_in_the_operators_namespace(self, installed: Site, teardown: RoleAlone):
@@ -577,13 +579,29 @@ class TestTeardown:
         assert "this collection still uses ConfigMap/peerpods-limits, ServiceAccount/agent." in output
         remaining = installed.cluster.get("configmaps,serviceaccounts", "-n", OPERATOR_NAMESPACE, "-l", MARK)["items"]
         assert [item["metadata"]["name"] for item in remaining] == ["peerpods-limits", "agent"]
-        # A removal of the bucket that fails does not end the run before its other parts.
-        wrong = {**WITH_RESOURCES, "operator_install_image_bucket": "UPPER"}
+        # Removals that fail in the cloud do not end the run before its other parts, also after that of the operator.
+        wrong = {
+            **WITH_RESOURCES,
+            "operator_install_image_bucket": "UPPER",
+            "operator_install_remove_images": True,
+            "operator_install_image_config": {"BUCKET_NAME": "no bucket"},
+        }
         result = teardown.run(*shared, "-e", json.dumps(wrong))
         message, output = failure_message(result), result.stdout
         assert "The bucket and the role of the image job could not be removed: bucket must be the name of" in message
-        assert stays(output)["namespaces"] == []
-        assert stays(output)["image_resources"] == ["bucket UPPER"]
+        assert "These tasks failed: Remove the AMIs of the cluster: Calling S3 HeadBucket" in message
+        assert stays(output) == {
+            "operator": [],
+            "namespaces": [],
+            "peerpodconfigs": [],
+            "advertising_nodes": 0,
+            "security_rules": [],
+            "nat_gateways": None,
+            # They were not read.
+            "images": None,
+            "image_resources": ["bucket UPPER"],
+            "identities": [],
+        }
         namespaces = installed.cluster.get("namespaces")["items"]
         assert OPERATOR_NAMESPACE not in [item["metadata"]["name"] for item in namespaces]
 
