@@ -16,6 +16,7 @@ pytestmark = pytest.mark.integration
 
 NAMESPACE = "k8s-test"
 OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
+MARK = "app.kubernetes.io/part-of=osc.peerpods"
 APPLY = {"apply": True, "server_side_apply": {"field_manager": "osc.peerpods", "force_conflicts": True}}
 USER = "k8s-test"
 
@@ -110,6 +111,23 @@ def test_objects_of_the_collection_and_those_that_are_named_by_uid_are_deleted(c
     assert k8s(name="others", delete_options={"preconditions": {"uid": uid}}, **deletion)["changed"]
     assert values(cluster) == {}
     assert not k8s(name="others", **deletion)["changed"]
+
+
+def test_what_was_deleted_before_a_failure_is_returned(cluster, namespace, run_module):
+    """Of several objects that one definition selects."""
+    cluster.apply(config_map("a", "1"), config_map("b", "2"))
+    user, in_namespace = "deletes-a", ("-n", NAMESPACE)
+    cluster.kubectl("create", "role", "lists", "--verb=list", "--resource=configmaps", *in_namespace)
+    deletes = ("--verb=delete", "--resource=configmaps", "--resource-name=a")
+    cluster.kubectl("create", "role", "deletes", *deletes, *in_namespace)
+    for role in ("lists", "deletes"):
+        cluster.kubectl("create", "rolebinding", role, f"--role={role}", f"--user={user}", *in_namespace)
+    selected = {"kind": "ConfigMap", "namespace": NAMESPACE, "label_selectors": [MARK]}
+    result = run_module("k8s", {"kubeconfig": str(cluster.user_kubeconfig(user)), "state": "absent", **selected})
+    assert (result["failed"], result["changed"]) == (True, True)
+    assert result["msg"].endswith("Changed before: ConfigMap a.")
+    assert values(cluster) == {"b": "2"}
+    cluster.kubectl("delete", "configmaps", "--all", *in_namespace)
 
 
 def test_a_certificate_of_another_owner_is_not_used_or_replaced(cluster, namespace, tmp_path):

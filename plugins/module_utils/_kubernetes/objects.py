@@ -37,6 +37,8 @@ class Objects(K8sService):
         self._read: dict[int, Any] = {}
         # A kind that is not found is looked for on the API server again and again.
         self._unserved: set[tuple[str, str]] = set()
+        # What was deleted for the current definition, which may select several objects.
+        self.deleted: list[str] = []
 
     def read(self, definitions: Sequence[dict]) -> None:
         """Read the objects of all definitions before the first one is changed. Raises CoreException."""
@@ -103,6 +105,12 @@ class Objects(K8sService):
         # kubernetes.core replaces the version that exists by then.
         return super().replace(resource, _with_uid(definition, existing), existing)
 
+    def delete(self, resource: Any, definition: Any, existing: Any = None) -> dict:
+        result = super().delete(resource, definition, existing)
+        if exists(existing) and not self.module.check_mode:
+            self.deleted.append(f"{resource.kind} {definition['metadata']['name']}")
+        return result
+
     def apply(self, resource: Any, definition: dict, existing: Any = None) -> tuple[dict, list[str]]:
         options = self.module.params["server_side_apply"]
         if not options:
@@ -142,18 +150,21 @@ def write_objects(module: AnsibleK8SModule, judge: Judge) -> dict[str, Any]:
     results: list[dict[str, Any]] = []
     changed: list[str] = []
     for definition in definitions:
+        objects.deleted = []
         warnings = validate(client, module, definition) if module.params["validate"] is not None else []
         try:
             result = perform_action(objects, definition, module.params)
         # The library raises errors of its own for definitions that are not valid.
         except Exception as error:  # noqa: BLE001
+            changed += objects.deleted
             failure = _failure(error, changed)
             if not module.params["continue_on_error"]:
                 module.fail_json(**_with_warnings(failure, warnings))
             result = {"changed": failure.get("changed", False), "result": {}, "error": failure}
         else:
             if result["changed"] and not module.check_mode:
-                changed.append(f"{definition['kind']} {definition['metadata'].get('name', '')}".strip())
+                name = f"{definition['kind']} {definition['metadata'].get('name', '')}"
+                changed += objects.deleted or [name.strip()]
         results.append(_with_warnings(result, warnings))
     if len(results) == 1:
         return results[0]

@@ -46,7 +46,7 @@ def refuse_changes(changes: Iterable[tuple[dict, dict]], alternative: str = "") 
         f"{_described(others)}. This task changed nothing.",
         alternative,
         f"{'Or delete' if alternative else 'Delete'} or rename {them}. Or let this collection take {them} over, "
-        f"replace the content, and delete {them} in a teardown: oc label {_argument(others[0])} {MARK}",
+        f"replace the content, and delete {them} in a teardown: {'; '.join(map(_labelling, others))}",
     )
 
 
@@ -62,7 +62,7 @@ def refuse_deletions(objects: Iterable[dict], uid: str | None = None, alternativ
     return _sentences(
         f"{_described(others)}. This task deleted nothing.",
         alternative,
-        f"To delete {_pronoun(others)}: oc delete {_argument(others[0])}",
+        f"To delete {_pronoun(others)}: {'; '.join(f'oc delete {_argument(existing)}' for existing in others)}",
     )
 
 
@@ -101,6 +101,11 @@ def _named(existing: dict) -> str:
     metadata = existing["metadata"]
     namespace = f" in {metadata['namespace']}" if metadata.get("namespace") else ""
     return f"{existing['kind']} {metadata['name']}{namespace}"
+
+
+def _labelling(existing: dict) -> str:
+    has_other_value = PART_OF[0] in (existing["metadata"].get("labels") or {})
+    return f"oc label {_argument(existing)} {MARK}{' --overwrite' if has_other_value else ''}"
 
 
 def _argument(existing: dict) -> str:

@@ -80,8 +80,11 @@ def test_the_message_names_the_object_its_writers_and_what_to_do():
         "osc-peerpods already exist without the label app.kubernetes.io/part-of=osc.peerpods: another owner created "
         "them. This task changed nothing. Set webhook_namespace to another namespace. Or delete or rename them. Or let "
         "this collection take them over, replace the content, and delete them in a teardown: oc label "
-        "configmap/a -n osc-peerpods app.kubernetes.io/part-of=osc.peerpods"
+        "configmap/a -n osc-peerpods app.kubernetes.io/part-of=osc.peerpods; oc label "
+        "networkpolicy.networking.k8s.io/b -n osc-peerpods app.kubernetes.io/part-of=osc.peerpods"
     )
+    of_other = an_object({"app.kubernetes.io/part-of": "other"})
+    assert refuse_changes([(DEFINITION, of_other)]).endswith("app.kubernetes.io/part-of=osc.peerpods --overwrite")
     assert refuse_deletions([policy]) == (
         "NetworkPolicy b in osc-peerpods already exists without the label app.kubernetes.io/part-of=osc.peerpods: "
         "another owner created it. This task deleted nothing. To delete it: oc delete "
