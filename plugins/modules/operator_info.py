@@ -105,6 +105,9 @@ objects:
     of_operator:
       description: Whether the operator created the object, and only it and its image job have written to it.
       type: bool
+    is_deleted:
+      description: Whether the object is being deleted.
+      type: bool
     content:
       description: >-
         The C(spec) of a Subscription or a KataConfig, the C(data) of a ConfigMap, and the keys of a Secret that have
@@ -119,6 +122,7 @@ objects:
       labels: {app.kubernetes.io/part-of: osc.peerpods}
       managed: true
       of_operator: false
+      is_deleted: false
       content: {enablePeerPods: true, logLevel: info}
 pod_vm_image:
   description: The image of the pod VMs in C(peer-pods-cm).

@@ -25,7 +25,12 @@ WORKERS = openshift.imagined_workers(3)
 NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)
 MARK = "app.kubernetes.io/part-of=osc.peerpods"
 VARIABLES = {
-    "cluster_prerequisites_cluster": {"platform": "AWS", "region": aws.REGION, "cluster_id": openshift.CLUSTER_ID},
+    "cluster_prerequisites_cluster": {
+        "platform": "AWS",
+        "region": aws.REGION,
+        "infrastructure_name": openshift.INFRASTRUCTURE_NAME,
+        "cluster_id": openshift.CLUSTER_ID,
+    },
     "operator_install_aws_access_key_id": "AKIA0",
     "operator_install_aws_secret_access_key": "never shown",
     "operator_install_aws_vpc_id": "vpc-0a",
@@ -303,6 +308,27 @@ class TestTeardown:
             message = failure_message(teardown.run_with())
         assert "Pods with the RuntimeClass kata-remote exist: default/peer. " in message
         teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
+
+    def test_an_image_job_prevents_the_teardown_before_anything_is_deleted(self, teardown: Role):
+        """The operator would leave the image that it creates."""
+        cluster = teardown.cluster
+        image = cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"].get("PODVM_AMI_ID", "")
+        template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "one", "image": "none"}]}}
+        cluster.apply(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": "osc-podvm-image-creation", "namespace": OPERATOR_NAMESPACE},
+                # It does not end.
+                "spec": {"suspend": True, "template": template},
+            }
+        )
+        cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
+        with teardown.unchanged():
+            message = failure_message(teardown.run_with())
+        assert "The job osc-podvm-image-creation is creating an image of the pod VMs, which would stay" in message
+        cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": image}}, OPERATOR_NAMESPACE)
+        cluster.kubectl("delete", "job", "osc-podvm-image-creation", *NAMESPACE_ARGS)
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # The operator may have released the nodes before this run begins to wait.

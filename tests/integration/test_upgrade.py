@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -255,14 +255,17 @@ def test_an_image_that_the_operator_does_not_delete(upgrade: Upgrade):
     assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
 
 
-def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
+def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade, run_module: Callable[..., dict]):
     """The image that peer-pods-cm names, which the operator would delete, and objects that another owner takes over or
     creates again while the nodes are rolled."""
     cluster = upgrade.cluster
     meanwhile: list[dict] = []
+    attempts: list[dict] = []
 
     def another_owner() -> None:
         wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=60)
+        # The operator would delete the image if another run restored its ID now.
+        attempts.append(run_module("adaptor_config", {"kubeconfig": str(cluster.kubeconfig)}, check=True))
         meanwhile.append(cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS))
         cluster.kubectl("label", "configmap", "osc-feature-gates", "app.kubernetes.io/part-of-", *NAMESPACE_ARGS)
         cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
@@ -297,6 +300,9 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade):
         assert artifacts(completed.stdout)["peerpods_teardown"]["stays"]["images"] == ["ami-mine"]
         assert "The image of the VMs, ami-mine, stays" in completed.stdout
     assert not upgrade.kata_configs()
+    (attempt,) = attempts
+    assert "ConfigMap/peer-pods-cm" not in attempt["written"]
+    assert any("does not name the image of the pod VMs yet" in warning for warning in attempt["warnings"])
     (settings,) = meanwhile
     assert settings["metadata"]["annotations"][KEPT_IMAGE] == "ami-mine"
     assert settings["data"]["PODVM_AMI_ID"] != "ami-mine"

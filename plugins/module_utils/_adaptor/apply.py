@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -58,6 +59,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import Operator
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
     FEATURE_GATES,
+    KATA_CONFIGS,
     PART_OF,
     PEER_PODS_CM,
     PEER_PODS_SECRET,
@@ -65,6 +67,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     UPDATE_STRATEGY_KEY,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import is_down
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import KEPT_IMAGE, kept_data
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -221,6 +224,13 @@ class _Run:
 
     def read(self) -> CurrentSettings:
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
+        if self.desired.restores_image and kept_data(config_map) and self._may_delete_image():
+            self.desired = dataclasses.replace(self.desired, restores_image=False)
+            self.module.warn(
+                f"{PEER_PODS_CM} does not name the image of the pod VMs yet, which the annotation {KEPT_IMAGE} keeps: "
+                "a KataConfig is being deleted, or cannot be read, and the operator would delete the image. "
+                "Run osc.peerpods.adaptor_config with resume=true when the KataConfig is gone."
+            )
         has_adaptor = self.daemon_set is not None
         secret = gates = None
         if self.desired.secret:
@@ -238,6 +248,17 @@ class _Run:
         if self.desired.gates or self.desired.resume or has_strategy:
             gates = self.cluster.get(self.path("ConfigMap", FEATURE_GATES))
         return CurrentSettings(config_map, secret, gates)
+
+    def _may_delete_image(self) -> bool:
+        """Whether the operator will delete the image that peer-pods-cm names."""
+        try:
+            return any("deletionTimestamp" in kata["metadata"] for kata in self.cluster.list(KATA_CONFIGS))
+        except ClusterError as error:
+            if error.status == 404:
+                return False
+            if error.status == 403:
+                return True
+            raise
 
     def stale_among(self, pods: list[dict], current: CurrentSettings, *, same_second: bool = False) -> list[dict]:
         written = written_at(current.config_map, current.secret)

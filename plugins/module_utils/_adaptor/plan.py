@@ -154,6 +154,8 @@ def plan_write(
 
 def plan_config_map(object_: dict | None, desired: DesiredSettings) -> Write | None:
     """The write to peer-pods-cm, which restores the image that an interrupted teardown has taken out of it."""
+    if not desired.restores_image:
+        return plan_write("ConfigMap", PEER_PODS_CM, object_, desired.config_map, only_missing=desired.only_missing)
     settings = {**kept_data(object_), **desired.config_map}
     return plan_write("ConfigMap", PEER_PODS_CM, object_, settings, {KEPT_IMAGE: None}, desired.only_missing)
 
@@ -278,6 +280,8 @@ class DesiredSettings:
     resume: bool = False
     # Nodes that do not advertise the stored limit: with `resume`, their CAA pods that are Ready are replaced, too.
     lagging: Collection[str] = ()
+    # The operator deletes the image that peer-pods-cm names together with the KataConfig: not while that is deleted.
+    restores_image: bool = True
 
 
 @dataclass(frozen=True)

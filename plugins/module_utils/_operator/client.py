@@ -33,6 +33,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import 
     plan_name,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import (
+    KATA_CONFIGS,
     KEPT_KATA_CONFIG,
     OLM,
     PACKAGE,
@@ -42,7 +43,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
 
 OPERATOR_GROUPS = "/apis/operators.coreos.com/v1/namespaces/{}/operatorgroups"
-KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
 MACHINE_CONFIGURATION = "/apis/machineconfiguration.openshift.io/v1"
 POOLS = f"{MACHINE_CONFIGURATION}/machineconfigpools"
 CREDENTIALS_REQUESTS = (

@@ -47,6 +47,7 @@ def describe_object(api_version: str, kind: str, object_: dict) -> dict:
         "labels": metadata.get("labels") or {},
         "managed": is_managed(object_),
         "of_operator": is_made_by_operator(kind, metadata),
+        "is_deleted": "deletionTimestamp" in metadata,
         "content": _content(kind, object_),
     }
 

@@ -348,7 +348,15 @@ def _cluster_problems(namespace: str, objects: Iterable[Mapping[str, Any]], gate
             f"Namespace {namespace} has the OperatorGroups {', '.join(groups)}. OLM installs nothing in a namespace "
             "with more than one: delete all but one of them."
         )
-    if KEPT_KATA_CONFIG in names.get("ConfigMap", []) and "KataConfig" not in names:
+    yield from (
+        f"The KataConfig {entry['name']} is being deleted, for example by a teardown that was interrupted. Wait "
+        f"until it is gone (oc wait --for=delete kataconfig/{entry['name']} --timeout=1h), then run this again."
+        for entry in objects
+        if entry["kind"] == "KataConfig" and entry["is_deleted"]
+    )
+    # A renewal ignores that of another owner.
+    is_kept = any(entry["name"] == KEPT_KATA_CONFIG and entry["managed"] for entry in objects)
+    if is_kept and "KataConfig" not in names:
         yield INTERRUPTED_RENEWAL
     needs_image = gates.get("layeredImageDeployment") == "true" and "KataConfig" not in names
     if needs_image and LAYERED_IMAGE_CM not in names.get("ConfigMap", []):

@@ -84,7 +84,9 @@ def find_blockers(
     """
     existing = list(objects)
     katas = [kata for _version, kind, kata in existing if kind == "KataConfig"]
-    if not katas and any(entry["metadata"]["name"] == KEPT_KATA_CONFIG for _version, _kind, entry in existing):
+    kept = [entry for _version, _kind, entry in existing if entry["metadata"]["name"] == KEPT_KATA_CONFIG]
+    # A renewal ignores that of another owner.
+    if not katas and any(map(is_managed, kept)):
         return [INTERRUPTED_RENEWAL]
     if not katas or not all(map(is_managed, katas)):
         return []

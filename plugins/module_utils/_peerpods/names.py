@@ -24,6 +24,8 @@ RUNTIME_CLASS = "kata-remote"
 PEER_POD_CONFIG = "PeerPodConfig"
 PEER_PODS_CM = "peer-pods-cm"
 
+KATA_CONFIGS = "/apis/kataconfiguration.openshift.io/v1/kataconfigs"
+
 # The ConfigMap that keeps the KataConfig while the role operator_install renews the image of the pod VMs.
 KEPT_KATA_CONFIG = "peerpods-kataconfig"
 

@@ -259,6 +259,14 @@ def test_the_image_that_an_interrupted_teardown_keeps_is_restored(data: dict, de
     assert (plan.mode, len(plan.targets)) == (("hold", 1) if pods else ("write", 0))
 
 
+def test_the_image_that_the_operator_would_delete_is_not_restored():
+    settings = config_map()
+    settings["metadata"]["annotations"] = {"osc.peerpods/pod-vm-image": "ami-mine"}
+    desired = DesiredSettings(NEW, restores_image=False)
+    plan = plan_settings(CurrentSettings(settings), desired, NEWEST, [], [])
+    assert (plan.config_map.data, plan.config_map.annotations) == (NEW, {})
+
+
 def test_an_interrupted_run_is_completed_together_with_a_write_if_no_pod_exists():
     current = CurrentSettings(config_map(), None, gates("", caaUpdateStrategy="OnDelete"))
     assert plan_settings(current, DesiredSettings(NEW), NEWEST, [], []).restores_strategy

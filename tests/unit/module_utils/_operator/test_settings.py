@@ -50,6 +50,7 @@ def existing(kind: str, name: str, content: dict | None = None, *, managed: bool
         "content": content,
         "managed": managed,
         "of_operator": False,
+        "is_deleted": False,
     }
 
 
@@ -449,6 +450,11 @@ def test_a_missing_option_is_no_problem_if_the_config_map_has_its_value():
             {"objects": [existing("OperatorGroup", "a"), existing("OperatorGroup", "b")]},
             "Namespace osc has the OperatorGroups a, b.",
         ),
+        (
+            [],
+            {"objects": [{**existing("KataConfig", "k"), "is_deleted": True}]},
+            "The KataConfig k is being deleted",
+        ),
         ([], {"feature_gates": {"layeredImageDeployment": True}}, "needs the ConfigMap layered-image-deploy-cm"),
         (
             [],
@@ -479,6 +485,7 @@ def test_invalid_settings_have_a_problem(rows: list[dict], options: dict, expect
         ),
         ([], {"feature_gates": {"layeredImageDeployment": True}, "objects": [existing("KataConfig", "k")]}),
         ([], {"objects": [existing("ConfigMap", "peerpods-kataconfig"), existing("KataConfig", "k")]}),
+        ([], {"objects": [existing("ConfigMap", "peerpods-kataconfig", managed=False)]}),
         (
             [],
             {

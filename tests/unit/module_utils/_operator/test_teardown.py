@@ -146,7 +146,8 @@ def test_what_blocks_the_removal_of_a_kata_config(found: list[str], words: list[
         assert text in sentence
 
 
-KEPT = ("v1", "ConfigMap", {"metadata": {"name": "peerpods-kataconfig"}})
+OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
+KEPT = ("v1", "ConfigMap", {"metadata": {"name": "peerpods-kataconfig", "labels": OURS}})
 
 
 def test_a_kata_config_that_a_renewal_deleted_is_not_lost():
@@ -155,6 +156,7 @@ def test_a_kata_config_that_a_renewal_deleted_is_not_lost():
     assert "the ConfigMap peerpods-kataconfig keeps" in sentence
     created_again = ("kataconfiguration.openshift.io/v1", "KataConfig", kata_config(managed=False))
     assert find_blockers([created_again, KEPT], [], POOL, []) == []
+    assert find_blockers([("v1", "ConfigMap", {"metadata": {"name": "peerpods-kataconfig"}})], [], POOL, []) == []
 
 
 def test_all_blockers_are_reported_together():
