@@ -186,11 +186,22 @@ class TestWithoutTheAgent:
         assert NOTHING_CHANGED.search(output)
 
     def test_an_operator_with_peerpodconfigs_advertises_by_itself(self, role: Role):
-        """The role detects this even before its controller has written to a node, so that every run has this result."""
+        """The role detects this even before its controller has written to a node, so that every run has this result.
+
+        The choice of an earlier run, which the option replaces, is removed.
+        """
         config = openshift.peer_pod_config("worker")
-        role.cluster.apply(config)
-        with role.unchanged():
-            output = role.succeed()
+        choice = {
+            "name": "osc-peerpods-node-capacity",
+            "namespace": OPERATOR_NAMESPACE,
+            "labels": {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "osc.peerpods"},
+            "annotations": {"osc.peerpods.io/options": json.dumps({"manager": "operator"})},
+        }
+        role.cluster.apply(config, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": choice})
+        logged = role.cluster.audit_log.stat().st_size
+        output = role.succeed(node_capacity_manager="auto")
+        (written,) = role.written(since=logged)
+        assert re.match(f"delete /api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/{choice['name']}", written)
         role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
         assert f"Operator of this cluster advertises {RESOURCE} itself" in output
         assert "the agent does not run." in output
