@@ -295,7 +295,8 @@ def teardown(moto: Moto, tmp_path: Path) -> Callable[..., str]:
         variables = {"cluster_prerequisites_cluster": FACTS, "operator_install_state": state_with(*arns)}
         role = {"name": "osc.peerpods.operator_install", "tasks_from": "remove_identity_aws", "public": True}
         (of_playbook,) = yaml.safe_load((ROOT / "playbooks" / "teardown.yml").read_text())
-        *_before, publish, fail, _of_tasks = of_playbook["post_tasks"]
+        variables |= {name: value for name, value in of_playbook["vars"].items() if name.startswith("teardown_")}
+        *_before, publish, fail = of_playbook["post_tasks"]
         (stats,) = publish["ansible.builtin.set_stats"]["data"].values()
         identities = stats.partition("'identities':")[2].rpartition("}} }}")[0]
         show = {"ansible.builtin.debug": {"msg": "{{ 'Stays: ' ~ (" + identities + ") }}"}, "vars": publish["vars"]}
