@@ -7,6 +7,7 @@ The tests depend on their order.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,9 @@ from tests.cluster.clouds import site_variables
 from tests.cluster.image_builder import MOTO_IMAGE
 from tests.cluster.image_jobs import VERSION
 from tests.cluster.launcher import Cluster
+from tests.cluster.processes import wait_for
 from tests.cluster.releases import NEWEST
+from tests.ec2_proxy import ec2_proxy, refuse, work
 from tests.integration.site import (
     NOTHING_CHANGED,
     Key,
@@ -604,6 +607,108 @@ class TestTeardown:
         }
         namespaces = installed.cluster.get("namespaces")["items"]
         assert OPERATOR_NAMESPACE not in [item["metadata"]["name"] for item in namespaces]
+
+    def test_the_parts_that_do_not_depend_on_a_failed_one_are_done(self, installed: Site, teardown: RoleAlone):
+        """And the result that is published names what stays, or that it is not known."""
+        cluster = installed.cluster
+        of_collection = {"app.kubernetes.io/part-of": "osc.peerpods"}
+        namespaces = ("osc-peerpods", OPERATOR_NAMESPACE)
+        metadata = {name: {"namespace": "osc-peerpods", "name": name} for name in ("webhook", "agent")}
+        cluster.apply(
+            *(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": of_collection}}
+                for name in namespaces
+            ),
+            *(
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {**metadata[name], "labels": {**of_collection, "app.kubernetes.io/name": container}},
+                }
+                for name, container in (("webhook", "peerpods-webhook"), ("agent", "peerpods-node-capacity"))
+            ),
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {
+                    "name": "osc-podvm-image-deletion",
+                    "namespace": OPERATOR_NAMESPACE,
+                    "finalizers": ["example.com/hold"],
+                },
+                "spec": {
+                    "suspend": True,
+                    "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}},
+                },
+            },
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "ValidatingAdmissionPolicy",
+                "metadata": {"name": "no-deletion"},
+                "spec": {
+                    "matchConstraints": {
+                        "resourceRules": [
+                            {
+                                "apiGroups": [""],
+                                "apiVersions": ["v1"],
+                                "operations": ["DELETE"],
+                                "resources": ["configmaps"],
+                                "resourceNames": ["webhook"],
+                            }
+                        ]
+                    },
+                    "validations": [{"expression": "false", "message": "It is still needed."}],
+                },
+            },
+            {
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "ValidatingAdmissionPolicyBinding",
+                "metadata": {"name": "no-deletion"},
+                "spec": {"policyName": "no-deletion", "validationActions": ["Deny"]},
+            },
+        )
+
+        def is_denied() -> bool:
+            with contextlib.suppress(RuntimeError):
+                cluster.kubectl("delete", "configmap", "webhook", "-n", "osc-peerpods", "--dry-run=server")
+                return False
+            return True
+
+        wait_for("the policy", is_denied, seconds=30)
+        options = {"operator_install_remove_images": True, "operator_install_timeout": 1}
+        with ec2_proxy(installed.cloud_environment["AWS_ENDPOINT_URL"]) as proxy:
+            denied = refuse(403, "UnauthorizedOperation")
+            proxy.faults["DescribeImages"] = [denied]
+            # The first one is that of the check before the first change.
+            proxy.faults["DescribeSecurityGroupRules"] = [work, denied]
+            environment = {**installed.cloud_environment, "AWS_ENDPOINT_URL": proxy.url}
+            completed = replace(teardown, cloud_environment=environment).run("-e", json.dumps(options))
+        message, result = failure_message(completed), artifacts(completed.stdout)["peerpods_teardown"]
+        causes = (
+            "It is still needed.",
+            "Remove the AMIs of the cluster: ",
+            "Remove the security group rules of this cluster: ",
+            f"Remove the namespace: Namespace {OPERATOR_NAMESPACE} is deleted, but still exists after 1 s: ",
+        )
+        for cause, failure in zip(causes, result["failures"], strict=True):
+            assert cause in failure
+            assert failure in message
+        assert result["stays"] == {
+            # When the failure was recorded.
+            "operator": [f"Namespace/{OPERATOR_NAMESPACE}"],
+            "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
+            "peerpodconfigs": [],
+            "advertising_nodes": 0,
+            "security_rules": None,
+            "nat_gateways": None,
+            "images": None,
+            "image_resources": [],
+            "identities": [],
+        }
+        remaining = cluster.get("configmaps", "-n", "osc-peerpods", "-l", MARK)["items"]
+        assert [item["metadata"]["name"] for item in remaining] == ["webhook"]
+        cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-deletion")
+        cluster.merge("job/osc-podvm-image-deletion", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
+        cluster.kubectl("delete", "namespace", *namespaces, "--ignore-not-found")
 
     def test_a_second_run_changes_nothing(self, installed: Site, teardown: RoleAlone):
         with installed.unchanged():

@@ -71,7 +71,8 @@ def test_an_etcd_that_is_restored_from_a_backup(workspace: Workspace, cluster: C
     until(lambda: (workspace.slots(node), workspace.slots(deleted)), (("3", "3"), ("3", "3")))
     with restored_etcd(cluster):
         workspace.config("c", "4")
-        until(lambda: workspace.slots(node), ("4", "4"))
+        # The API server pauses longer and longer before it connects to etcd again.
+        until(lambda: workspace.slots(node), ("4", "4"), seconds=90)
         cluster.kubectl("delete", "node", deleted)
     until(lambda: (workspace.slots(node), workspace.slots(deleted)), (("3", "3"), ("3", "3")), seconds=90)
     until(lambda: sorted(agent.leads() for agent in agents), [False, True], seconds=60)
