@@ -682,6 +682,10 @@ class TestTeardown:
             proxy.faults["DescribeSecurityGroupRules"] = [work, denied]
             environment = {**installed.cloud_environment, "AWS_ENDPOINT_URL": proxy.url}
             completed = replace(teardown, cloud_environment=environment).run("-e", json.dumps(options))
+        remaining = cluster.get("configmaps", "-n", "osc-peerpods", "-l", MARK)["items"]
+        cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-deletion")
+        cluster.merge("job/osc-podvm-image-deletion", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
+        cluster.kubectl("delete", "namespace", *namespaces, "--ignore-not-found")
         message, result = failure_message(completed), artifacts(completed.stdout)["peerpods_teardown"]
         causes = (
             "It is still needed.",
@@ -693,8 +697,7 @@ class TestTeardown:
             assert cause in failure
             assert failure in message
         assert result["stays"] == {
-            # When the failure was recorded.
-            "operator": [f"Namespace/{OPERATOR_NAMESPACE}"],
+            "operator": [],
             "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
             "peerpodconfigs": [],
             "advertising_nodes": 0,
@@ -704,11 +707,7 @@ class TestTeardown:
             "image_resources": [],
             "identities": [],
         }
-        remaining = cluster.get("configmaps", "-n", "osc-peerpods", "-l", MARK)["items"]
         assert [item["metadata"]["name"] for item in remaining] == ["webhook"]
-        cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-deletion")
-        cluster.merge("job/osc-podvm-image-deletion", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
-        cluster.kubectl("delete", "namespace", *namespaces, "--ignore-not-found")
 
     def test_a_second_run_changes_nothing(self, installed: Site, teardown: RoleAlone):
         with installed.unchanged():
