@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import imported, preload
+from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import preload
 from ansible_collections.osc.peerpods.plugins.plugin_utils._kubernetes_core import (
     KubernetesCoreInController,
 )
@@ -29,6 +29,3 @@ class ActionModule(KubernetesCoreInController):
     ) -> dict[str, Any]:
         # The action of kubernetes.core passes the name of its own module.
         return super()._execute_module(MODULE, module_args, task_vars, wrap_async, **kwargs)
-
-    def _run_here(self, name: str) -> None:
-        imported(name).main()

@@ -7,6 +7,7 @@ from __future__ import annotations
 from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import preload
 from ansible_collections.osc.peerpods.plugins.plugin_utils._kubernetes_core import (
     KubernetesCoreInController,
+    run_persistently,
 )
 
 preload("kubernetes.core.k8s_info")
@@ -14,3 +15,6 @@ preload("kubernetes.core.k8s_info")
 
 class ActionModule(KubernetesCoreInController):
     """The strategy imports this file before it forks workers."""
+
+    def _run_here(self, name: str) -> None:
+        run_persistently(name)

@@ -35,6 +35,3 @@ class KubernetesCoreInController(InController, KubernetesCoreAction):
         # The action of kubernetes.core reads the name of the module from the task, and from it the module's options.
         original = f"kubernetes.core.{task.action.rpartition('.')[2]}"
         super().__init__(renamed(task, original), *args, **kwargs)
-
-    def _run_here(self, name: str) -> None:
-        run_persistently(name)
