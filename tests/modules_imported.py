@@ -1,12 +1,10 @@
-"""Imports all modules of the collection and their dependencies, for the server of module_runs.py."""
+"""Imports all actions, modules and filters of the collection and their dependencies, for servers that are forked."""
 
-import importlib
-
-from ansible.plugins.loader import init_plugin_loader
+from ansible.plugins.loader import action_loader, init_plugin_loader
 
 from tests.support import ROOT
 
 init_plugin_loader([str(ROOT / "collections")])
-in_controller = importlib.import_module("ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller")
-for path in (ROOT / "plugins" / "modules").glob("*.py"):
-    in_controller.preload(f"osc.peerpods.{path.stem}", "ec2")
+# An action imports its module, and the filters.
+for path in (ROOT / "plugins" / "action").glob("*.py"):
+    action_loader.get(f"osc.peerpods.{path.stem}", class_only=True)

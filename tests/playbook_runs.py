@@ -33,7 +33,7 @@ from tests.support import ROOT
 # What Ansible and the Kubernetes client read when they are imported. Runs with different values have different servers.
 READ_BY_IMPORTS = ("ANSIBLE_", "KUBECONFIG", "HOME")
 
-IMPORTS = ("ansible.cli.playbook", "boto3", "kubernetes.config", "kubernetes.dynamic")
+IMPORTS = ("ansible.cli.playbook", "boto3", "kubernetes.config", "kubernetes.dynamic", "tests.modules_imported")
 
 
 class Run(NamedTuple):
@@ -76,7 +76,8 @@ def _server(settings: frozenset[tuple[str, str]]) -> subprocess.Popen[str]:
 def serve() -> None:
     for library in IMPORTS:
         importlib.import_module(library)
-    _import_collection()
+    # The imports of the collection have initialized the loader that ansible-playbook would initialize.
+    warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
     _replace_workers()
     # The garbage collector of every fork would look at all of it, which also copies its memory.
     gc.freeze()
@@ -86,17 +87,6 @@ def serve() -> None:
             _play(Run(*json.loads(line)))
         _pid, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def _import_collection() -> None:
-    """Import the actions of this collection, and with them its modules and filters."""
-    from ansible.plugins.loader import action_loader, init_plugin_loader
-
-    init_plugin_loader()
-    for path in (ROOT / "plugins" / "action").glob("*.py"):
-        action_loader.get(f"osc.peerpods.{path.stem}", class_only=True)
-    # ansible-playbook would initialize the loader.
-    warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
 
 
 def _replace_workers() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jinja2
@@ -48,6 +48,11 @@ def templates(value: object, key: str = "") -> Iterator[str]:
         yield "{{ " + value + " }}" if key in CONDITIONS and "{{" not in value else value
 
 
+def templates_of(file: str) -> Iterable[str]:
+    text = (ROOT / file).read_text()
+    return [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
+
+
 def expressions(template: str) -> Iterator[nodes.Expr]:
     for node in jinja2.Environment().parse(template).find_all((nodes.Output, nodes.Stmt)):
         for child in node.iter_child_nodes():
@@ -78,11 +83,9 @@ def test_filters_are_counted_by_expression(template: str, filters: list[int]) ->
 
 @pytest.mark.parametrize("file", FILES)
 def test_an_expression_has_four_filters_at_most(file: str) -> None:
-    text = (ROOT / file).read_text()
-    documents = [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
     complex_ones = [
         template
-        for template in documents
+        for template in templates_of(file)
         for expression in expressions(template)
         if count_filters(expression) > MOST_FILTERS
     ]
@@ -96,10 +99,10 @@ FOR_SETS = {"difference", "intersect", "symmetric_difference", "union"}
 
 @pytest.mark.parametrize("file", FILES)
 def test_lists_keep_their_order(file: str) -> None:
-    text = (ROOT / file).read_text()
-    documents = [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
     filters = {
-        node.name for template in documents for node in jinja2.Environment().parse(template).find_all(nodes.Filter)
+        node.name
+        for template in templates_of(file)
+        for node in jinja2.Environment().parse(template).find_all(nodes.Filter)
     }
     assert not filters & FOR_SETS
 
@@ -123,11 +126,9 @@ DEFAULTS = {
 @pytest.mark.parametrize("file", FILES)
 def test_a_fallback_for_an_option_is_its_default(file: str) -> None:
     """A role that reads an option of another role works without that role, as if it had its default."""
-    text = (ROOT / file).read_text()
-    documents = [text] if Path(file).suffix == ".j2" else templates(yaml.load(text, Loader))
     different = [
         (name, value, DEFAULTS[name])
-        for template in documents
+        for template in templates_of(file)
         for name, value in fallbacks(template)
         if value and name in DEFAULTS and value != DEFAULTS[name]
     ]
