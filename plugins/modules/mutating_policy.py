@@ -17,6 +17,10 @@ description:
     which the API server mutates peer pods accordingly when they are created. It calls no webhook.
   - The API server must serve MutatingAdmissionPolicies. It does so by default since Kubernetes 1.36.
   - >-
+    The objects that the module creates have the label C(app.kubernetes.io/part-of=osc.peerpods). If an object with
+    O(name) exists without this label, another owner created it: the module fails and neither changes nor deletes
+    anything.
+  - >-
     M(osc.peerpods.mutating_webhook) does the same with a webhook. Neither module changes the objects of the other. If
     both are in place, the result is the same as with one of them. To switch without a gap in which pods are not
     mutated, set up the new one with O(verify=true), then remove the old one with O(state=absent).

@@ -24,6 +24,7 @@ NAME = "policy-test"
 RUNTIME_CLASS = "kata-policy-test"
 RESOURCE = "kata.peerpods.io/vm"
 HYPERVISOR = "io.katacontainers.config.hypervisor."
+PART_OF = {"app.kubernetes.io/part-of": "osc.peerpods"}
 MUTATED_BY = "osc.peerpods.io/mutated-by"
 
 # Of each two namespaces, peer pods are mutated in the first and not in the second, which is excluded. The namespaces
@@ -408,7 +409,20 @@ def test_a_concurrent_change_is_read_again(cluster, manage):
     assert result["changed"], result
     policy = cluster.get("mutatingadmissionpolicy", NAME)
     assert policy["spec"]["failurePolicy"] == "Ignore"
-    assert policy["metadata"]["labels"] == {"team": "others"}
+    assert policy["metadata"]["labels"] == {"team": "others", **PART_OF}
+
+
+def test_a_policy_without_the_label_is_neither_changed_nor_deleted(cluster, manage):
+    manage()
+    cluster.kubectl("label", "mutatingadmissionpolicy", NAME, "app.kubernetes.io/part-of-")
+    for check in (True, False):
+        change = manage(failure_policy="Ignore", check=check)
+        deletion = manage(state="absent", check=check)
+        for result in (change, deletion):
+            assert result["failed"], result
+            assert not result.get("changed")
+            assert f"MutatingAdmissionPolicy {NAME} (written by" in result["msg"]
+    assert [spec.get("failurePolicy") for spec in stored(cluster)] == ["Fail", None]
 
 
 GROUP = "/apis/admissionregistration.k8s.io"

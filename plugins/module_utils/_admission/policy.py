@@ -21,13 +21,17 @@ import json
 import re
 from dataclasses import dataclass
 
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import Namespaces
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import AdmissionError, Namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api import (
     ADMISSION_PATH,
     MUTATING_POLICIES,
     MUTATING_POLICY_BINDINGS,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import EXTENDED_RESOURCE, PART_OF
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.object_owner import (
+    refuse_changes,
+    refuse_deletions,
+)
 
 # The policy sets this annotation, if a pod has it, to its fingerprint. With the fingerprint, a dry run distinguishes
 # the policy from a webhook that mutates in the same way, and the current policy from the previous one. Other pods do
@@ -153,19 +157,22 @@ def plan_policy(name: str, version: str, spec: dict, policy: dict | None, bindin
         ("MutatingAdmissionPolicy", policy_path, policy, spec),
         ("MutatingAdmissionPolicyBinding", binding_path, binding, {"policyName": name}),
     )
-    changes = []
+    changes, owned = [], []
     for kind, path, current, desired in objects:
+        definition = {
+            "apiVersion": f"admissionregistration.k8s.io/{version}",
+            "kind": kind,
+            "metadata": {"name": name, "labels": dict([PART_OF])},
+            "spec": copy.deepcopy(desired),
+        }
         if current is None:
-            body = {
-                "apiVersion": f"admissionregistration.k8s.io/{version}",
-                "kind": kind,
-                "metadata": {"name": name},
-                "spec": copy.deepcopy(desired),
-            }
-            changes.append(Change("create", path(version), body))
-        elif current["spec"] != desired:
-            body = {**current, "spec": copy.deepcopy(desired)}
-            changes.append(Change("replace", path(version, name), body))
+            changes.append(Change("create", path(version), definition))
+            continue
+        owned.append((definition, current))
+        if current["spec"] != desired:
+            changes.append(Change("replace", path(version, name), {**current, "spec": definition["spec"]}))
+    if refusal := refuse_changes(owned, "Set name to another name."):
+        raise AdmissionError(refusal)
     return Plan(
         tuple(changes),
         _shown(policy and policy["spec"], binding and binding["spec"]),
@@ -175,6 +182,8 @@ def plan_policy(name: str, version: str, spec: dict, policy: dict | None, bindin
 
 def plan_no_policy(name: str, version: str, policy: dict | None, binding: dict | None) -> Plan:
     """Delete the binding and then the policy, so that no binding refers to a policy that does not exist."""
+    if refusal := refuse_deletions(filter(None, (binding, policy))):
+        raise AdmissionError(refusal)
     changes = [
         Change("delete", path(version, name), current)
         for path, current in ((binding_path, binding), (policy_path, policy))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import namespaces
+from ansible_collections.osc.peerpods.plugins.module_utils._admission.options import AdmissionError, namespaces
 from ansible_collections.osc.peerpods.plugins.module_utils._admission.policy import (
     fingerprint,
     not_served,
@@ -31,8 +31,17 @@ def spec(**changes) -> dict:
     )
 
 
-def stored(content: dict, version: str = "7") -> dict:
-    return {"metadata": {"name": "p", "resourceVersion": version}, "spec": copy.deepcopy(content)}
+LABELS = {"app.kubernetes.io/part-of": "osc.peerpods"}
+
+
+def stored(content: dict, version: str = "7", labels: dict | None = LABELS) -> dict:
+    """An object as the API server returns it."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingAdmissionPolicyBinding" if "policyName" in content else "MutatingAdmissionPolicy",
+        "metadata": {"name": "p", "resourceVersion": version, "labels": labels},
+        "spec": copy.deepcopy(content),
+    }
 
 
 def steps(plan) -> list[tuple[str, str]]:
@@ -46,10 +55,11 @@ def test_missing_objects_are_created_the_policy_before_its_binding():
     assert policy == {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingAdmissionPolicy",
-        "metadata": {"name": "p"},
+        "metadata": {"name": "p", "labels": LABELS},
         "spec": spec(),
     }
     assert binding["kind"] == "MutatingAdmissionPolicyBinding"
+    assert binding["metadata"] == policy["metadata"]
     assert binding["spec"] == BINDING
     assert plan.diff == {"before": {}, "after": {"policy": spec(), "binding": BINDING}}
 
@@ -81,7 +91,7 @@ def test_every_difference_is_a_change_with_another_fingerprint(changes):
     current = stored(spec())
     plan = plan_policy("p", "v1", spec(**changes), current, stored(BINDING))
     assert steps(plan) == [("replace", f"{POLICIES}/p")]
-    assert plan.changes[0].body == {"metadata": current["metadata"], "spec": spec(**changes)}
+    assert plan.changes[0].body == {**current, "spec": spec(**changes)}
     assert plan.before != plan.after
     assert fingerprint(spec(**changes)) != fingerprint(spec())
 
@@ -117,6 +127,26 @@ def test_absent_deletes_the_binding_before_the_policy(policy, binding, expected)
     assert steps(plan) == expected
     assert plan.after == {}
     assert bool(plan.before) == bool(expected)
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"app.kubernetes.io/part-of": "kyverno"}])
+@pytest.mark.parametrize("content", [{"failurePolicy": "Fail"}, spec(), BINDING])
+def test_objects_of_another_owner_are_neither_changed_nor_deleted(content, labels):
+    """Also those that equal what the module would write: a later run would change or delete them."""
+    foreign = stored(content, labels=labels)
+    is_binding = "policyName" in content
+    policy, binding = (stored(spec()), foreign) if is_binding else (foreign, stored(BINDING))
+    kind = foreign["kind"]
+    with pytest.raises(AdmissionError) as change:
+        plan_policy("p", "v1", spec(failure_policy="Ignore"), policy, binding)
+    with pytest.raises(AdmissionError) as deletion:
+        plan_no_policy("p", "v1", policy, binding)
+    for message in (str(change.value), str(deletion.value)):
+        assert message.startswith(f"{kind} p already exists without the label app.kubernetes.io/part-of=osc.peerpods")
+    assert "This task changed nothing. Set name to another name. Or delete or rename it." in str(change.value)
+    argument = f"{kind.lower()}.admissionregistration.k8s.io/p"
+    assert f"oc label {argument} app.kubernetes.io/part-of=osc.peerpods" in str(change.value)
+    assert str(deletion.value).endswith(f"This task deleted nothing. To delete it: oc delete {argument}")
 
 
 def test_an_api_server_without_policies_is_reported():
