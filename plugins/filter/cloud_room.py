@@ -14,7 +14,7 @@ description:
   - A result may be that of a failed task. The bound is then unknown.
 author:
   - The osc.peerpods authors (@osc-peerpods)
-positional: _input, provider, running
+positional: _input, provider, running, stored, own
 options:
   _input:
     description:
@@ -39,6 +39,14 @@ options:
       - The bounds that an earlier run stored. A bound that is unknown now keeps its stored number.
     type: dict
     default: {}
+  own:
+    description:
+      - >-
+        The names of the stored bounds that the role wrote, as P(osc.peerpods.own_cloud_bounds#filter) returns them.
+        Another owner set the others, which are not replaced.
+      - If not set, all.
+    type: list
+    elements: str
 """
 
 EXAMPLES = r"""

@@ -237,11 +237,17 @@ cloud_capacity:
     managed:
       description: Whether this collection created it, by its label C(app.kubernetes.io/part-of).
       type: bool
+    own:
+      description: >-
+        The names in RV(cloud_capacity.data) that the role P(osc.peerpods.peerpodconfig_rollout#role) wrote.
+      type: list
+      elements: str
     data:
       description: The data of the ConfigMap, unchanged.
       type: dict
   sample:
     managed: true
+    own: [instance-quota]
     data:
       instance-quota: "64"
 peer_pods_cm:
@@ -379,6 +385,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client im
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capacity import (
     cloud_bounds,
+    own_bounds,
     read_cloud_capacity,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads import (
@@ -389,6 +396,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.limit_reads
     read_settings,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import NAMESPACE
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.object_owner import has_mark
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import read_agent_placement
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import LIVE_PODS
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage import describe
@@ -396,12 +404,15 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.usage impor
 
 def read_details(cluster: Cluster, namespace: str, agent_namespace: str, limits: Limits, capacity: dict | None) -> dict:
     """The further facts that the role peerpodconfig_rollout needs."""
-    labels = (capacity or {}).get("metadata", {}).get("labels", {})
     return {
         "agent_namespace": agent_namespace,
         "agent_deployed": limits.has_agent if limits.is_second else read_agent(cluster, agent_namespace),
         "cloud_capacity": capacity
-        and {"managed": labels.get("app.kubernetes.io/part-of") == "osc.peerpods", "data": capacity.get("data") or {}},
+        and {
+            "managed": has_mark(capacity["metadata"]),
+            "own": own_bounds(capacity),
+            "data": capacity.get("data") or {},
+        },
         "peer_pods_cm": (read_settings(cluster, namespace) if limits.settings is None else limits.settings) or {},
     }
 

@@ -646,6 +646,7 @@ class TestOnAws:
         # The collection does not adopt the ConfigMap.
         metadata = on_aws.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"]
         assert metadata["labels"] == {"app.kubernetes.io/part-of": "another-program"}
+        assert metadata["annotations"]["osc.peerpods.io/instance-quota"] == "8"
         assert on_aws.slots == ["2", "2", "2"]
 
 
@@ -689,11 +690,20 @@ class TestSwitchedOff:
     @pytest.mark.parametrize("owner", ["osc.peerpods", "another-program"])
     def test_a_bound_of_another_program_stays_and_is_applied(self, on_azure: World, owner: str):
         """From then on, the ConfigMap belongs to that program."""
-        bounds = {"budget": "7", "instance-quota": "3"}
-        on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, bounds, owner=owner))
+        bounds = {"budget": "7", "instance-quota": "9", "subnet-addresses": "30"}
+        existing = configmap(CONFIGMAP, AGENT_NAMESPACE, bounds, owner=owner)
+        # Of the ConfigMap of another owner, this one alone has the value that the role wrote.
+        existing["metadata"]["annotations"] = {
+            "osc.peerpods.io/instance-quota": "12",
+            "osc.peerpods.io/subnet-addresses": "30",
+        }
+        on_azure.cluster.apply(existing)
         options = {"peerpodconfig_rollout_limit": 8, "peerpodconfig_rollout_cloud_capacity": False}
-        assert "the cloud has room for 7 (budget)" in on_azure.rolled_out(**options)
-        assert on_azure.bounds == {"budget": "7"}
+        output = on_azure.rolled_out(**options)
+        assert "the cloud has room for 7 (budget)" in output
+        left = {"budget": "7"} if owner == "osc.peerpods" else {"budget": "7", "instance-quota": "9"}
+        assert on_azure.bounds == left
+        assert f"stays: it has {', '.join(left)}, which this collection did not write" in output
         labels = on_azure.cluster.get("configmap", CONFIGMAP, "-n", AGENT_NAMESPACE)["metadata"].get("labels", {})
         assert labels.get("app.kubernetes.io/part-of") == (None if owner == "osc.peerpods" else owner)
         assert on_azure.slots == ["2", "2", "2"]

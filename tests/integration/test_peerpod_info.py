@@ -221,7 +221,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
             "details": True,
         },
     )
-    assert details["cloud_capacity"] == {"managed": False, "data": data}
+    assert details["cloud_capacity"] == {"managed": False, "own": [], "data": data}
     assert (details["agent_deployed"], details["peer_pods_cm"]) == (False, {})
 
     # A user who may read everything but ConfigMaps gets a warning that they are not counted.

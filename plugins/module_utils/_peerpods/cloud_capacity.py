@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import Cluster, ClusterError
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.object_owner import has_mark
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pools import whole_number
+
+# The bounds that the role peerpodconfig_rollout writes. In the ConfigMap of another owner, an annotation has the value
+# of each, so that the role neither replaces nor removes what the owner sets.
+WRITTEN_BOUNDS = ("subnet-addresses", "instance-quota")
+WRITTEN_VALUE = "osc.peerpods.io/{}"
 
 
 def read_cloud_capacity(module: AnsibleModule, cluster: Cluster, namespace: str, name: str) -> dict | None:
@@ -35,6 +41,17 @@ def cloud_bounds(data: Mapping[str, str]) -> dict[str, int]:
     """
     numbers = {name: whole_number(str(text)) for name, text in data.items()}
     return {name: number for name, number in numbers.items() if number is not None}
+
+
+def own_bounds(configmap: Mapping) -> list[str]:
+    """The names of the bounds in the ConfigMap that the role peerpodconfig_rollout wrote."""
+    metadata, data = configmap["metadata"], configmap.get("data") or {}
+    annotations = metadata.get("annotations") or {}
+    return [
+        name
+        for name in WRITTEN_BOUNDS
+        if name in data and (has_mark(metadata) or annotations.get(WRITTEN_VALUE.format(name)) == data[name])
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 # The permissions that reading each bound requires.
@@ -24,7 +24,11 @@ PERMISSIONS = {
 
 
 def cloud_room(
-    readings: dict, provider: str, running: int | str, stored: Mapping[str, str] = MappingProxyType({})
+    readings: dict,
+    provider: str,
+    running: int | str,
+    stored: Mapping[str, str] = MappingProxyType({}),
+    own: Collection[str] | None = None,
 ) -> dict:
     if provider not in PERMISSIONS:
         return {
@@ -42,6 +46,9 @@ def cloud_room(
     }
     running, bounds, messages = int(running), {}, []
     for name, (returned, usage, key) in read.items():
+        if own is not None and name in stored and name not in own:
+            messages.append(f"{name}: {stored[name]}, set by another owner of the ConfigMap. It stays in force.")
+            continue
         free = usage and usage[key]
         if free is not None:
             bounds[name] = str(running + free)

@@ -7,10 +7,33 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.cloud_capac
     CloudShare,
     cloud_bounds,
     cloud_share,
+    own_bounds,
     slots_of,
 )
 from hypothesis import given
 from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("owner", "data", "written", "own"),
+    [
+        ("osc.peerpods", {"instance-quota": "3", "budget": "7"}, {}, ["instance-quota"]),
+        ("osc.peerpods", {}, {}, []),
+        # Without the label, only a bound that still has the value that was written.
+        ("another", {"instance-quota": "3"}, {}, []),
+        (None, {"instance-quota": "3"}, {}, []),
+        (None, {"instance-quota": "3", "subnet-addresses": "9"}, {"instance-quota": "3"}, ["instance-quota"]),
+        (None, {"instance-quota": "4"}, {"instance-quota": "3"}, []),
+        (None, {}, {"instance-quota": "3"}, []),
+        (None, {"budget": "3"}, {"budget": "3"}, []),
+    ],
+)
+def test_the_bounds_of_this_collection_are_known_by_their_mark(owner, data, written, own):
+    metadata = {
+        "labels": {"app.kubernetes.io/part-of": owner} if owner else None,
+        "annotations": {f"osc.peerpods.io/{name}": value for name, value in written.items()} or None,
+    }
+    assert own_bounds({"metadata": metadata, "data": data}) == own
 
 
 @pytest.mark.parametrize(

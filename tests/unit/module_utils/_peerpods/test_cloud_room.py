@@ -45,6 +45,19 @@ def test_an_unknown_amount_has_its_reason():
     }
 
 
+def test_a_bound_of_another_owner_stays_in_force():
+    readings = {"subnet": SUBNET, "quota": QUOTAS["aws"]}
+    stored = {"subnet-addresses": "7", "instance-quota": "3", "budget": "2"}
+    room = cloud_room(readings, "aws", 3, stored, own=["instance-quota"])
+    assert room["bounds"] == {"instance-quota": "28"}
+    assert room["messages"][0] == "subnet-addresses: 7, set by another owner of the ConfigMap. It stays in force."
+    # A bound that is not stored yet is added.
+    assert cloud_room(readings, "aws", 3, {"budget": "2"}, own=[])["bounds"].keys() == {
+        "subnet-addresses",
+        "instance-quota",
+    }
+
+
 @pytest.mark.parametrize(
     ("provider", "permissions"),
     [
