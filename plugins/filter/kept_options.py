@@ -39,7 +39,7 @@ options:
     required: true
   stored:
     description:
-      - What an earlier run has stored, RV(_value.kept).
+      - What an earlier run has stored, RV(_value.kept), as P(osc.peerpods.stored_options#filter) returns it.
     type: dict
     default: {}
 """

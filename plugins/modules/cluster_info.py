@@ -336,11 +336,13 @@ details:
         webhook:
           description: >-
             The C(namespace) of the webhook by its registration, null without one; and the C(problem), a sentence if
-            O(webhook_namespace) is another namespace, else null.
+            O(webhook_namespace) is another namespace or RV(details.webhook_options) cannot be read, else null.
           type: dict
           sample: {namespace: osc-peerpods, problem: null}
         node_capacity:
-          description: The same for the agent by its ClusterRoleBinding, and O(agent_namespace).
+          description: >-
+            The same for the agent by its ClusterRoleBinding, with O(agent_namespace) and
+            RV(details.node_capacity_options).
           type: dict
           sample: {namespace: osc-peerpods, problem: null}
     webhook_options:

@@ -377,6 +377,18 @@ class TestWarnAndAudit:
 
         wait_for("an annotation in the audit log", audited, seconds=10)
 
+    def test_a_damaged_annotation_is_reported(self, role: Role, cluster: Cluster):
+        policy = ("validatingadmissionpolicy", "osc-peerpods-namespaces", "--overwrite")
+        stored = role.policy_objects()["ValidatingAdmissionPolicy osc-peerpods-namespaces"]["metadata"]["annotations"]
+        cluster.kubectl("annotate", *policy, "osc.peerpods.io/options=namespaces: []")
+        try:
+            message = role.fail()
+        finally:
+            cluster.kubectl("annotate", *policy, f"osc.peerpods.io/options={stored['osc.peerpods.io/options']}")
+        assert "of ValidatingAdmissionPolicy osc-peerpods-namespaces is not a JSON object: 'namespaces: []'." in message
+        resource = "validatingadmissionpolicy.admissionregistration.k8s.io"
+        assert f"oc annotate {resource}/osc-peerpods-namespaces osc.peerpods.io/options-" in message
+
 
 class TestAfter:
     def test_a_dry_run_of_the_removal_writes_nothing(self, role: Role):

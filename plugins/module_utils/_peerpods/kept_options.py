@@ -8,11 +8,44 @@ the collection in use.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.validation import check_type_int
 from ansible_collections.osc.peerpods.plugins.module_utils._option_types import as_bool, as_dict, as_list
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.object_owner import argument_of
+
+# How much of a damaged annotation a message shows.
+SHOWN_LENGTH = 60
+
+
+class DamagedOptionsError(ValueError):
+    """The annotation with the options was changed, and cannot be read."""
+
+
+def stored_options(object_: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in the annotation of the object; empty without the object or the annotation."""
+    metadata = object_.get("metadata") or {}
+    text = (metadata.get("annotations") or {}).get(OPTIONS_ANNOTATION)
+    if text is None:
+        return {}
+    try:
+        options = json.loads(text)
+    # RecursionError for deeply nested text.
+    except (ValueError, RecursionError):
+        options = None
+    if isinstance(options, dict):
+        return options
+    namespace = f" in {metadata['namespace']}" if metadata.get("namespace") else ""
+    shown = text if len(text) <= SHOWN_LENGTH else f"{text[:SHOWN_LENGTH]}…"
+    raise DamagedOptionsError(
+        f"The annotation {OPTIONS_ANNOTATION} of {object_['kind']} {metadata['name']}{namespace} is not a JSON object: "
+        f"{shown!r}. An earlier run stored in it the options that a run keeps, and another user changed it. Correct "
+        f"it. Or remove it, and set all options that differ from their defaults in the next run: oc annotate "
+        f"{argument_of(object_)} {OPTIONS_ANNOTATION}-"
+    )
 
 
 def kept_options(

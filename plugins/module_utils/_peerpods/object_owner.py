@@ -12,7 +12,7 @@ The field manager osc.peerpods is not a mark: an object whose label a user remov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import PART_OF
@@ -62,7 +62,7 @@ def refuse_deletions(objects: Iterable[dict], uid: str | None = None, alternativ
     return _sentences(
         f"{_described(others)}. This task deleted nothing.",
         alternative,
-        f"To delete {_pronoun(others)}: {'; '.join(f'oc delete {_argument(existing)}' for existing in others)}",
+        f"To delete {_pronoun(others)}: {'; '.join(f'oc delete {argument_of(existing)}' for existing in others)}",
     )
 
 
@@ -105,10 +105,10 @@ def _named(existing: dict) -> str:
 
 def _labelling(existing: dict) -> str:
     has_other_value = PART_OF[0] in (existing["metadata"].get("labels") or {})
-    return f"oc label {_argument(existing)} {MARK}{' --overwrite' if has_other_value else ''}"
+    return f"oc label {argument_of(existing)} {MARK}{' --overwrite' if has_other_value else ''}"
 
 
-def _argument(existing: dict) -> str:
+def argument_of(existing: Mapping[str, Any]) -> str:
     """The object as an argument of oc."""
     metadata = existing["metadata"]
     group = existing["apiVersion"].rpartition("/")[0]

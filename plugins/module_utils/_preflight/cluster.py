@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,7 +14,11 @@ from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.api impor
     serves_match_conditions,
     serves_mutating_policies,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import OPTIONS_ANNOTATION, WEBHOOK
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.kept_options import (
+    DamagedOptionsError,
+    stored_options,
+)
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names import WEBHOOK
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.placement import (
     namespace_of_binding,
     namespace_of_registration,
@@ -178,8 +181,8 @@ def details(
         "runtime_class": _runtime_class(readings.get("runtime_class")),
         "webhooks": _webhooks(readings.get("webhooks")),
         "placements": _placements(readings, given_namespaces or {}),
-        "webhook_options": _webhook_options(readings.get("webhooks")),
-        "node_capacity_options": _kept((readings.get("agent") or {}).get("store")),
+        "webhook_options": None if readings.get("webhooks") is None else _kept(_registration(readings))["options"],
+        "node_capacity_options": _kept((readings.get("agent") or {}).get("store"))["options"],
         "cert_manager": None if groups is None else CERT_MANAGER_GROUP in groups,
         "service_ca": FACTS["service_ca"][1](readings["service_ca"]) if "service_ca" in readings else None,
         "tls_min_version": _tls_min_version(readings["api_server"]) if "api_server" in readings else None,
@@ -215,36 +218,34 @@ def _webhooks(configurations: list[dict] | None) -> list[dict] | None:
 
 
 def _placements(readings: Mapping[str, Any], given: Mapping[str, str | None]) -> dict:
-    webhooks = readings.get("webhooks") or ()
-    registration = next((entry for entry in webhooks if entry["metadata"]["name"] == WEBHOOK), None)
+    registration, agent = _registration(readings), readings.get("agent") or {}
     found = {
-        "webhook": namespace_of_registration(registration),
-        "node_capacity": namespace_of_binding((readings.get("agent") or {}).get("binding")),
+        "webhook": (namespace_of_registration(registration), registration),
+        "node_capacity": (namespace_of_binding(agent.get("binding")), agent.get("store")),
     }
     return {
         role: {
             "namespace": namespace,
-            "problem": placement_problem(role, given.get(role), [namespace] if namespace else []),
+            "problem": placement_problem(role, given.get(role), [namespace] if namespace else [])
+            or _kept(store)["problem"],
         }
-        for role, namespace in found.items()
+        for role, (namespace, store) in found.items()
     }
 
 
-def _webhook_options(configurations: Iterable[dict] | None) -> dict | None:
-    """The options of the role webhook that its registration keeps."""
-    if configurations is None:
-        return None
-    return _kept(next((entry for entry in configurations if entry["metadata"]["name"] == WEBHOOK), None))
+def _registration(readings: Mapping[str, Any]) -> dict | None:
+    """That of the webhook of this collection. The items of a list have no type."""
+    type_ = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
+    webhooks = readings.get("webhooks") or ()
+    return next(({**type_, **entry} for entry in webhooks if entry["metadata"]["name"] == WEBHOOK), None)
 
 
 def _kept(object_: dict | None) -> dict:
-    """The options that the role which wrote this object keeps."""
-    annotations = (object_ or {}).get("metadata", {}).get("annotations")
+    """The options that the role which wrote this object keeps, and the problem if they cannot be read."""
     try:
-        return json.loads((annotations or {}).get(OPTIONS_ANNOTATION, "{}"))
-    except ValueError:
-        # The role reports it.
-        return {}
+        return {"options": stored_options(object_ or {}), "problem": None}
+    except DamagedOptionsError as error:
+        return {"options": {}, "problem": str(error)}
 
 
 def _tls_min_version(api_server: dict | None) -> str:

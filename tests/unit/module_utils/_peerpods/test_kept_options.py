@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.kept_options import kept_options
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.kept_options import (
+    DamagedOptionsError,
+    kept_options,
+    stored_options,
+)
 
 from tests.support import ROOT
 
@@ -141,3 +145,42 @@ def test_an_option_that_is_not_set_keeps_its_value(given: dict, stored: dict | N
     assert result == {"kept": kept, "options": {**DEFAULTS, **kept}}
     # A second run without options has the same.
     assert kept_options({}, "role", DEFAULTS, SPECIFICATION, result["kept"]) == result
+
+
+def annotated(text: str, namespace: str | None = None) -> dict:
+    metadata = {"name": "ours", "annotations": {"osc.peerpods.io/options": text}}
+    return {
+        "apiVersion": "v1" if namespace else "rbac.authorization.k8s.io/v1",
+        "kind": "ConfigMap" if namespace else "ClusterRoleBinding",
+        "metadata": {**metadata, "namespace": namespace} if namespace else metadata,
+    }
+
+
+@pytest.mark.parametrize(
+    ("existing", "options"),
+    [
+        ({}, {}),
+        ({"metadata": {}}, {}),
+        ({"metadata": {"annotations": {"other": "["}}}, {}),
+        (annotated("{}"), {}),
+        (annotated('{"replicas": 3}', "infra"), {"replicas": 3}),
+    ],
+)
+def test_the_options_of_an_earlier_run_are_read(existing: dict, options: dict):
+    assert stored_options(existing) == options
+
+
+@pytest.mark.parametrize("text", ["", "{", "replicas: 3", "[]", "null", "3", '"{}"', "[" * 100_000])
+def test_a_damaged_annotation_is_reported_with_the_object_and_what_to_do(text: str):
+    with pytest.raises(DamagedOptionsError) as error:
+        stored_options(annotated(text, "infra"))
+    message = str(error.value)
+    assert message.startswith(
+        "The annotation osc.peerpods.io/options of ConfigMap ours in infra is not a JSON object: "
+    )
+    assert message.endswith("oc annotate configmap/ours -n infra osc.peerpods.io/options-")
+    assert len(message) < 500
+    with pytest.raises(
+        DamagedOptionsError, match=r"oc annotate clusterrolebinding\.rbac\.authorization\.k8s\.io/ours osc"
+    ):
+        stored_options(annotated(text))

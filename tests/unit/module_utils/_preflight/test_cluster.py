@@ -227,21 +227,26 @@ def test_details_of_an_old_api_server_without_an_operator():
 
 
 @pytest.mark.parametrize(
-    ("annotations", "options"),
+    ("annotations", "options", "is_damaged"),
     [
-        (None, {}),
-        ({"osc.peerpods.io/options": '{"certificate": "own"}'}, {"certificate": "own"}),
-        ({"osc.peerpods.io/options": '{"certificate": '}, {}),
+        (None, {}, False),
+        ({"osc.peerpods.io/options": '{"certificate": "own"}'}, {"certificate": "own"}, False),
+        ({"osc.peerpods.io/options": '{"certificate": '}, {}, True),
     ],
 )
-def test_the_registration_has_the_options_of_its_webhook(annotations: dict | None, options: dict):
+def test_the_registration_has_the_options_of_its_webhook(annotations: dict | None, options: dict, is_damaged: bool):
     webhooks = [
         {"metadata": {"name": "other", "annotations": {"osc.peerpods.io/options": "{"}}},
         {"metadata": {"name": "peerpods-webhook", **({"annotations": annotations} if annotations else {})}},
     ]
     described = details({"webhooks": webhooks, "groups": {"cert-manager.io"}}, {})
     assert (described["webhook_options"], described["cert_manager"]) == (options, True)
-    assert details({"agent": {"store": webhooks[1]}}, {})["node_capacity_options"] == options
+    store = {"apiVersion": "v1", "kind": "ConfigMap", **webhooks[1]}
+    of_agent = details({"agent": {"store": store}}, {})
+    assert of_agent["node_capacity_options"] == options
+    for facts, role in ((described, "webhook"), (of_agent, "node_capacity")):
+        problem = facts["placements"][role]["problem"] or ""
+        assert ("peerpods-webhook is not a JSON object" in problem) == is_damaged
     assert details({"webhooks": [], "groups": set()}, {})["cert_manager"] is False
 
 
