@@ -83,7 +83,7 @@ options:
         description:
           - >-
             The name of the rule, to which C(-) and O(cluster_name) are appended. If another rule has that name, C(-2)
-            is appended as well.
+            is appended as well; see also O(purge_rules).
         type: str
         required: true
       priority:
@@ -164,7 +164,7 @@ options:
         cluster.
       - >-
         V(move) assigns the next free priority in O(priority_range) and issues a warning. V(fail) fails before anything
-        is changed.
+        is changed, unless the other rule is one of this cluster that stays; see O(purge_rules).
     type: str
     choices: [move, fail]
     default: move
@@ -195,9 +195,15 @@ options:
   purge_rules:
     description:
       - >-
-        Whether O(state=present) removes rules of the cluster in these NSGs that O(rules) does not contain any more.
-        Peer pods that still use their ports would lose their network.
-      - If V(false), such rules are returned, with a warning.
+        Whether O(state=present) removes traffic that O(rules) does not contain any more, such as a former port, from
+        the rules of the cluster in these NSGs. Peer pods that still use it would lose their network.
+      - >-
+        If V(false), nothing that a rule of the cluster allows is closed. A rule that is not in O(rules) any more, or
+        that would lose a part of its traffic, stays as it is, and is returned in
+        RV(network_security_groups[].unused), with a warning. The changed rule is added with C(-2) at the end of its
+        name, and with the next free priority if the other one has its priority, unless other rules allow its traffic
+        already.
+      - If V(true), there is one rule for each name again, with the requested priority.
     type: bool
     default: false
   state:
@@ -424,7 +430,9 @@ network_security_groups:
           description: The reason, as a sentence.
           type: str
     unused:
-      description: The names of rules of this cluster that stay although O(rules) does not contain them.
+      description: >-
+        The names of rules of this cluster that stay although O(rules) does not contain them, or not all of their
+        traffic; see O(purge_rules).
       type: list
       elements: str
 missing_permissions:
@@ -509,6 +517,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan impor
     SecurityRuleError,
     apply_to,
     changes_between,
+    describe_rule,
     desired_rules,
     diff_of,
     needed_action,
@@ -681,15 +690,19 @@ def run(module: AnsibleModule) -> dict:
             )
         for name, by in plan.shadowed:
             module.warn(f"{name} of {nsg['name']} is shadowed for some of its traffic: {by}.")
+        own_names = {rule["name"].lower() for rule in plan.unused}
         for name, instead in plan.renamed:
+            if name.lower() in own_names:
+                continue
             module.warn(
                 f"{name} of {nsg['name']} is not a rule of this cluster and stays as it is. The rule of this cluster "
                 f"is {instead}."
             )
         if plan.unused and not dry_run:
+            rules = join_names([describe_rule(rule) for rule in plan.unused])
             module.warn(
-                f"Rules of this cluster in {nsg['name']} stay although they are not requested: "
-                f"{join_names(plan.unused)}. If no running peer pod uses them any more, set purge_rules to true."
+                f"Rules of this cluster in {nsg['name']} stay although their traffic is not requested: {rules}. If no "
+                "running peer pod uses them any more, set purge_rules to true."
             )
     return {
         "changed": any(plan.changes for *dummy, plan in done) and (module.check_mode or not dry_run),
@@ -742,7 +755,7 @@ def described(target: Target, nsg: dict, plan: Plan) -> dict:
         "moved": [asdict(move) for move in plan.moved],
         "shadowed": [{"name": name, "shadowed_by": by} for name, by in plan.shadowed],
         "kept": [{"name": name, "reason": reason} for name, reason in plan.kept],
-        "unused": list(plan.unused),
+        "unused": [rule["name"] for rule in plan.unused],
     }
 
 

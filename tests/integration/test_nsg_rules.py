@@ -541,6 +541,28 @@ def test_a_different_rule_is_corrected(world, arm, run):
     assert not run(args)["changed"]
 
 
+def test_a_changed_port_leaves_the_former_one_open_until_it_is_purged(world, run):
+    nsg, args = world.workers(DENY)
+    assert run(args)["changed"]
+    former = {"name": "Allow-VXLAN-Internal", "priority": 111, "destination_port_ranges": ["9000"]}
+    args["rules"] = [{**former, "destination_port_ranges": ["9100"]}]
+    still_open = f"{VXLAN} 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000"
+    for check, is_changed in ((True, True), (False, True), (False, False)):
+        result = run(args, check=check)
+        assert (result["changed"], bool(result["diff"][0]["after"])) == (is_changed, is_changed)
+        assert result["diff"][0]["before"] == ""
+        (warning,) = [each for each in result["warnings"] if "stay although their traffic is not requested" in each]
+        assert (still_open in warning, "set purge_rules to true" in warning) == (True, True)
+        assert not any("is not a rule of this cluster" in each for each in result["warnings"])
+        assert VXLAN in result["network_security_groups"][0]["unused"]
+    rules = world.rules(nsg)
+    assert (rules[VXLAN], rules[f"{VXLAN}-2"]["destinationPortRange"]) == (DEFAULT_RULES[VXLAN], "9100")
+    result = run({**args, "purge_rules": True})
+    assert (result["changed"], result.get("warnings")) == (True, None)
+    assert world.rules(nsg).keys() == {"deny-vnet", VXLAN}
+    assert world.rules(nsg)[VXLAN]["destinationPortRange"] == "9100"
+
+
 def looked_at(sent: list[dict]) -> Act:
     def act(request: Request, pass_on: PassOn) -> Answer:
         sent.append(json.loads(request.content))

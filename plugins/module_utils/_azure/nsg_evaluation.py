@@ -190,6 +190,41 @@ def is_same_rule(existing: Mapping, desired: Mapping) -> bool:
     )
 
 
+def is_within(existing: Mapping, desired: Mapping) -> bool:
+    """Whether a rule matches all traffic that `existing` matches, whatever both decide; both are properties of ARM.
+
+    False if that is unknown, as for a service tag in another one.
+    """
+    protocols = {"*", existing["protocol"].lower()}
+    return (
+        existing["direction"].lower() == desired["direction"].lower()
+        and desired["protocol"].lower() in protocols
+        and all(_is_end_within(End.of(existing, side), End.of(desired, side)) for side in ("source", "destination"))
+    )
+
+
+def _is_end_within(existing: End, desired: End) -> bool:
+    groups = {group.lower() for group in desired.groups}
+    ranges = [port_range(text) for text in desired.port_ranges]
+    return (
+        all(group.lower() in groups or "*" in desired.prefixes for group in existing.groups)
+        and all(any(_is_prefix_within(prefix, other) for other in desired.prefixes) for prefix in existing.prefixes)
+        and all(
+            any(from_ <= low and high <= to for from_, to in ranges)
+            for low, high in map(port_range, existing.port_ranges)
+        )
+    )
+
+
+def _is_prefix_within(prefix: str, other: str) -> bool:
+    if other == "*" or prefix.lower() == other.lower():
+        return True
+    network, outer = network_of(prefix), network_of(other)
+    return bool(
+        network and outer and network.version == outer.version and network.subnet_of(outer)  # type: ignore[arg-type]
+    )
+
+
 def decide_parsed(flow: Flow, rules: Iterable[ParsedRule]) -> tuple[Verdict, ...]:
     """The same with rules that were parsed for the virtual network of the flow."""
     source, dummy = _addresses(flow.source, flow.virtual_network)

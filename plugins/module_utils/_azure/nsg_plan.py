@@ -9,7 +9,7 @@ Pure functions of options and of groups in the format of ARM, which return plans
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
@@ -25,6 +25,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_evaluation
     decide_parsed,
     is_port_range,
     is_same_rule,
+    is_within,
     network_of,
     parsed_rules,
     port_range,
@@ -383,8 +384,8 @@ class Plan:
     """The changes of one network security group; rules have the shape of the ARM API.
 
     `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule
-    with the reason, `renamed` the name that another rule has with the one that is used instead. `unused` has the names
-    of rules of the cluster that stay although they are not required.
+    with the reason, `renamed` the name that another rule has with the one that is used instead. `unused` has the rules
+    of the cluster that stay although they are not required.
     """
 
     nsg_id: str
@@ -397,7 +398,7 @@ class Plan:
     shadowed: tuple[tuple[str, str], ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
-    unused: tuple[str, ...] = ()
+    unused: tuple[dict, ...] = ()
 
     @property
     def changes(self) -> bool:
@@ -419,19 +420,27 @@ def plan_present(
 
     A rule with the name of a required rule is managed if its description marks it as one of this cluster. Other rules
     stay as they are: if such a rule has the name, the required rule gets another name. Rules of the cluster that are
-    not required are removed with `purge_rules`, and do not count then.
+    not required are removed with `purge_rules`, and do not count then. Without it, the required rule also gets another
+    name if the rule of the cluster allows traffic that would no longer be allowed: running peer pods may need it.
 
     A required rule that does not exist yet is covered if unmanaged rules decide all of its traffic in the same way, and
     no other required rule decides any of it differently. Rules of other clusters do not count, because their teardown
     removes them.
 
-    Raises SecurityRuleError if a priority is taken (`on_priority_conflict` is `fail`), if no priority in
+    Raises SecurityRuleError if an unmanaged rule has a priority (`on_priority_conflict` is `fail`), if no priority in
     `priority_range` (both ends included) is free, and if an unmanaged rule with a smaller priority number decides
     differently (`on_shadowed` is `fail`).
     """
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or ()}
     requested_names = [rule.name for rule in desired]
-    desired = [_with_own_name(rule, existing) for rule in desired]
+    allowed = [security_rule(rule, 0)["properties"] for rule in desired if rule.access == "Allow"]
+    kept_open = {
+        name
+        for name, rule in existing.items()
+        if not purge_rules and rule["properties"]["access"].lower() == "allow" and owner.owns(rule)
+        if not any(is_within(rule["properties"], properties) for properties in allowed)
+    }
+    desired = [_with_own_name(rule, existing, kept_open, purge_rules=purge_rules) for rule in desired]
     managed_names = {rule.name.lower() for rule in desired}
     unused = [rule for key, rule in existing.items() if owner.owns(rule) and key not in managed_names]
     if purge_rules:
@@ -452,13 +461,14 @@ def plan_present(
         for rule in needed
         if rule.priority and (taken_by := by_slot.get(_slot(rule, rule.priority)))
     )
-    if moved and on_priority_conflict == "fail":
+    conflicts = [move for move in moved if not owner.owns(existing[move.taken_by.lower()])]
+    if conflicts and on_priority_conflict == "fail":
         raise SecurityRuleError(
             " ".join(
                 f"Priority conflict in {nsg['id']}: {move.name} is set to the priority {move.requested}, which "
                 f"{move.taken_by} has. Set another priority (such as {move.assigned}), or set "
                 "on_priority_conflict=move."
-                for move in moved
+                for move in conflicts
             )
         )
     created, updated, unchanged, after = [], [], [], []
@@ -495,7 +505,7 @@ def plan_present(
             for requested, rule in zip(requested_names, desired, strict=True)
             if requested != rule.name and rule.name in needed_names
         ),
-        unused=() if purge_rules else tuple(rule["name"] for rule in unused),
+        unused=() if purge_rules else tuple(unused),
     )
 
 
@@ -537,10 +547,20 @@ def _is_provisioned(rule: Mapping) -> bool:
     return rule["properties"].get("provisioningState") not in ("Failed", "Canceled")
 
 
-def _with_own_name(rule: DesiredRule, existing: Mapping[str, Mapping]) -> DesiredRule:
-    """The rule with the name that it has in this group, or else with a name that is free."""
+def _with_own_name(
+    rule: DesiredRule, existing: Mapping[str, Mapping], kept_open: Container[str], *, purge_rules: bool
+) -> DesiredRule:
+    """The rule with the name that it has in this group, or else with a name that is free.
+
+    A rule of `kept_open` keeps its name and its traffic, unless `rule` denies this traffic.
+    """
     names = [rule.name, *(f"{rule.name}-{number}" for number in range(2, len(existing) + 3))]
-    own = (name for name in names if name.lower() in existing and rule.owner.owns(existing[name.lower()]))
+    properties = security_rule(rule, 0)["properties"]
+    own = [name for name in names if name.lower() in existing and rule.owner.owns(existing[name.lower()])]
+    if not purge_rules:
+        within = [name for name in own if is_within(existing[name.lower()]["properties"], properties)]
+        equal = [name for name in within if is_within(properties, existing[name.lower()]["properties"])]
+        own = [*equal, *within, *(name for name in own if name.lower() not in kept_open)]
     free = (name for name in names if name.lower() not in existing)
     named = replace(rule, name=next(chain(own, free)))
     _check(named)
@@ -602,7 +622,7 @@ def diff_of(plan: Plan) -> dict:
         before.append(old)
         after.append(new)
     # The description is shown only if nothing else changes.
-    described = [new["name"] for old, new in plan.updated if _describe_rule(old) == _describe_rule(new)]
+    described = [new["name"] for old, new in plan.updated if describe_rule(old) == describe_rule(new)]
     return {
         "before_header": plan.nsg_id,
         "after_header": plan.nsg_id,
@@ -781,7 +801,7 @@ def _writable(resource: Mapping) -> dict:
     return body
 
 
-def _describe_rule(rule: Mapping) -> str:
+def describe_rule(rule: Mapping) -> str:
     """A rule in short: `Allow-SSH 300 Inbound Allow Tcp 10.0.0.0/16:* → *:22`."""
     properties = rule["properties"]
     ends = [
@@ -795,7 +815,7 @@ def _describe_rule(rule: Mapping) -> str:
 def _describe_rules(rules: Iterable[Mapping], described: Sequence[str]) -> str:
     in_order = sorted(rules, key=lambda rule: (rule["properties"]["direction"], rule["properties"]["priority"]))
     return "".join(
-        _describe_rule(rule)
+        describe_rule(rule)
         + (f" {rule['properties'].get('description')!r}" if rule["name"] in described else "")
         + "\n"
         for rule in in_order

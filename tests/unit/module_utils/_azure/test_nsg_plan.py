@@ -19,6 +19,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.nsg_plan impor
     SecurityRuleError,
     apply_to,
     changes_between,
+    describe_rule,
     desired_rules,
     diff_of,
     needed_action,
@@ -338,7 +339,7 @@ A, B = listed(option("A", 111, "9000"), option("B", 112, "15150"))
         ([DENY_VNET, stored(A, 112), stored(B, 111)], {"updated": {"A": 111, "B": 112}}),
         (
             [DENY_VNET, stored(A, protocol="Udp"), stored(B)],
-            {"updated": {"A": 111}, "unchanged": ("B",)},
+            {"created": {"A-c-2": 113}, "unchanged": ("B",)},
         ),
         # A priority conflict: the rule gets the next free priority, and keeps it.
         ([DENY_VNET, rule("X", 111, ports="1")], {"created": {"A": 113, "B": 112}}),
@@ -542,7 +543,7 @@ def test_a_desired_rule_may_precede_another_desired_rule():
 def test_the_description_of_a_managed_rule_is_the_requested_one(before, requested, after, differs):
     existing = stored(A, protocol="Udp" if differs else "Tcp", unknown="kept")
     existing["properties"]["description"] = before
-    plan = present(nsg(existing), listed(option("A", description=requested)))
+    plan = present(nsg(existing), listed(option("A", description=requested)), purge_rules=True)
     if differs or before != after:
         ((_, body),) = plan.updated
         assert body["properties"].get("description") == after
@@ -551,10 +552,93 @@ def test_the_description_of_a_managed_rule_is_the_requested_one(before, requeste
         assert plan.unchanged == ("A-c",)
 
 
-def test_an_updated_rule_keeps_no_former_source_or_port():
-    existing = stored(A, sourceAddressPrefixes=["1.2.3.4"], sourceAddressPrefix="", sourcePortRanges=[])
-    ((_, body),) = present(nsg(existing), [A]).updated
-    assert body["properties"] == security_rule(A, 111)["properties"]
+TWO_SUBNETS = ("10.0.0.0/24", "10.0.1.0/24")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_kept"),
+    [
+        # What a running peer pod may use stays open: a port, a protocol, a direction, an address.
+        (option("A", ports="9000"), option("A", ports="9100"), True),
+        (option("A", ports="9000-9001"), option("A", ports="9000"), True),
+        (option("A"), option("A", protocol="Udp"), True),
+        (option("A", protocol="*"), option("A"), True),
+        (option("A"), option("A", direction="Outbound"), True),
+        (option("A"), option("A", access="Deny", ports="9100"), True),
+        (option("A", source_address_prefixes=["1.2.3.4"]), option("A"), True),
+        (option("A"), option("A", destination_address_prefixes=["10.0.128.7"]), True),
+        (option("A"), option("A", source_port_ranges=["1024-65535"]), True),
+        (option("A"), option("A", source_application_security_groups=[ASG["id"]]), True),
+        (option("A", source_application_security_groups=[ASG["id"]]), option("A"), True),
+        # A rule that allows at least as much replaces it.
+        (option("A"), option("A", ports="9000-9100"), False),
+        (option("A"), option("A", protocol="*"), False),
+        (option("A"), option("A", source_address_prefixes=["*"]), False),
+        (option("A", source_address_prefixes=["10.0.128.7"]), option("A"), False),
+        (
+            option("A", source_application_security_groups=[ASG["id"]]),
+            option("A", source_address_prefixes=["*"]),
+            False,
+        ),
+        # Denied traffic is requested, and a rule that denies traffic keeps nothing open.
+        (option("A"), option("A", access="Deny"), False),
+        (option("A", access="Deny"), option("A", ports="9100"), False),
+        (option("A", access="Deny"), option("A", access="Deny", ports="9100"), False),
+        # The traffic of another rule that is requested now.
+        (option("A", ports="15150"), option("A"), False),
+    ],
+)
+def test_traffic_that_a_rule_allows_is_closed_only_if_requested(before, after, is_kept):
+    (rule_before,) = listed(before)
+    existing = stored(rule_before)
+    rules = listed(after, option("B", 112, ports="15150"))
+    group = nsg(DENY_VNET, existing)
+    plan = present(group, rules)
+    assert [body["name"] for body, _ in plan.updated] == ([] if is_kept else ["A-c"])
+    assert plan.unused == ((existing,) if is_kept else ())
+    assert plan.removed == ()
+    # A second run changes nothing, and still reports it.
+    second_plan = present(written(group, plan), rules)
+    assert not second_plan.changes
+    assert [body["name"] for body in second_plan.unused] == ["A-c"] * is_kept
+    # With purge_rules, one rule remains, with the name and the priority of the option.
+    after_plan = written(group, plan)
+    purged = present(after_plan, rules, purge_rules=True)
+    stay = written(after_plan, purged)["properties"]["securityRules"]
+    body = security_rule(rules[0], 111)
+    assert [body["properties"] for body in stay if body["name"].startswith("A")] == [body["properties"]]
+    assert not purged.unused
+    assert present(group, rules, purge_rules=True).unused == ()
+
+
+def test_a_rule_that_is_narrowed_stays_and_covers_the_requested_traffic():
+    existing = stored(*listed(option("A"), workers=TWO_SUBNETS))
+    group = nsg(rule("DenyVnet", 4096, "Deny"), existing)
+    narrower = listed(option("A"), workers=TWO_SUBNETS[:1])
+    plan = present(group, narrower)
+    assert (plan.changes, plan.unused, plan.covered) == (False, (existing,), (("A-c-2", "A-c (111)"),))
+    ((_, body),) = present(group, narrower, purge_rules=True).updated
+    assert body["properties"] == security_rule(narrower[0], 111)["properties"]
+
+
+def test_a_port_that_changes_back_and_forth_has_one_rule_for_each_value():
+    ports = ["9000", "9100", "9000", "9200", "9100"]
+    group, names = nsg(DENY_VNET), []
+    for port in ports:
+        rules = listed(option("A", ports=port))
+        plan = present(group, rules, on_priority_conflict="fail")
+        group = written(group, plan)
+        names.append([body["name"] for body in plan.unused])
+    assert names == [[], ["A-c"], ["A-c-2"], ["A-c", "A-c-2"], ["A-c", "A-c-3"]]
+    stay = written(group, present(group, rules, purge_rules=True))["properties"]["securityRules"]
+    assert [describe_rule(body) for body in stay[1:]] == [f"A-c 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9100"]
+
+
+def test_two_rules_that_exchange_their_ports_are_changed():
+    exchanged = listed(option("A", ports="15150"), option("B", 112, "9000"))
+    plan = present(nsg(DENY_VNET, stored(A), stored(B)), exchanged)
+    assert summary(plan) == {"updated": {"A": 111, "B": 112}}
+    assert plan.unused == ()
 
 
 # The beginnings of descriptions of rules that a run for the cluster id-1 never changes: of another cluster, of an
@@ -619,7 +703,7 @@ def test_a_rule_keeps_its_name_when_the_cluster_of_the_same_name_is_gone():
     group = written(nsg(DENY_VNET), present(nsg(DENY_VNET), [A]))
     both = written(group, plan_present(group, listed(option("A"), owner=namesake), namesake))
     alone = written(both, plan_absent(both, ["A"], OWNER))
-    changed = plan_present(alone, listed(option("A", protocol="Udp"), owner=namesake), namesake)
+    changed = plan_present(alone, listed(option("A", protocol="Udp"), owner=namesake), namesake, purge_rules=True)
     assert summary(changed) == {"updated": {"A-c-2": 111}}
 
 
@@ -637,7 +721,7 @@ def test_a_rule_that_is_no_longer_required_is_named_or_removed():
     before, by_hand = stored(B, 300), rule("B", 301)
     group = nsg(DENY_VNET, stored(A), before, by_hand)
     plan = present(group, [A])
-    assert (plan.unused, plan.removed, plan.changes) == (("B-c",), (), False)
+    assert (plan.unused, plan.removed, plan.changes) == ((before,), (), False)
     plan = present(group, [A], purge_rules=True)
     assert (plan.unused, plan.removed) == ((), (before,))
     # What is removed covers nothing, and its priority is free.
@@ -726,7 +810,7 @@ def test_a_plan_needs_the_permission_of_its_request(changes, action):
 def test_the_diff():
     line = f"A-c 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9000"
     existing = stored(B, protocol="Udp", sourceApplicationSecurityGroups=[ASG])
-    plan = present(nsg(DENY_VNET, existing), [A, B])
+    plan = present(nsg(DENY_VNET, existing), [A, B], purge_rules=True)
     assert diff_of(plan) == {
         "before_header": NSG_ID,
         "after_header": NSG_ID,
@@ -805,7 +889,7 @@ def test_a_second_plan_changes_nothing(rules, desired_list, ways):
     after = written(group, plan)
     second_plan = present(after, desired_list, on_shadowed="warn", **ways)
     assert not second_plan.changes
-    assert second_plan.unused == plan.unused
+    assert [unused["name"] for unused in second_plan.unused] == [unused["name"] for unused in plan.unused]
     assert (second_plan.covered, second_plan.shadowed, second_plan.moved, second_plan.renamed) == (
         plan.covered,
         plan.shadowed,
@@ -872,3 +956,24 @@ def test_a_desired_rule_takes_effect_unless_it_is_reported_as_shadowed(rules, de
         shadowing_rule = dict(plan.shadowed).get(renamed.get(desired_rule.name, desired_rule.name), "")
         assert wrong_later == {part.split(" (")[0] for part in shadowing_rule.split("; ") if part}
         assert wrong_now <= wrong_later
+
+
+@given(group_rules, desired_rule_lists, ways.filter(lambda drawn: not drawn["purge_rules"]))
+def test_traffic_that_the_cluster_allowed_is_denied_only_by_a_requested_rule(rules, desired_list, ways):
+    """The oracle: every pair of addresses that a rule of the cluster allowed."""
+    group = nsg(*rules)
+    try:
+        plan = present(group, desired_list, **ways)
+    except SecurityRuleError:
+        return  # Nothing is changed.
+    before, after = rules_of(group), rules_of(written(group, plan))
+    own = {r["name"] for r in before if OWNER.owns(r) and r["properties"]["access"] == "Allow"}
+    requested = {body["name"] for body in (*plan.created, *(body for _, body in plan.updated))} | set(plan.unchanged)
+    denies = {r["name"] for r in after if r["properties"]["access"] == "Deny"} - requested
+    for direction in ("Inbound", "Outbound"):
+        for protocol in ("Tcp", "Udp"):
+            for port in (1, 2, 4):
+                flow = Flow(direction, protocol, port, (), ())
+                for source, destination in PAIRS:
+                    if first_match(before, flow, source, destination) in own:
+                        assert first_match(after, flow, source, destination) not in {*denies, "no rule"}
