@@ -12,22 +12,19 @@ PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.versi
 CLOUD ?= aws
 # To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
 SHARD ?= 1/1
-SHARD_NUMBER := $(word 1,$(subst /, ,$(SHARD)))
-SHARDS := $(word 2,$(subst /, ,$(SHARD)))
 # Two processes more than CI has cores: tests also wait.
 PYTEST := .venv/bin/python -m pytest -n 4 --dist loadfile --shard $(SHARD)
 
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo demo-aws demo-azure-1.8 test checks lint sanity docs unit integration installations coverage screenshots molecule molecule-default fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
+.PHONY: help demo test checks lint sanity docs unit integration coverage screenshots molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
 	@echo "                      (CLOUD=azure: on Azure instead of AWS; CREDENTIALS=token: with tokens instead of keys;"
 	@echo "                      OPERATOR=1.8: with the first generation of the operator; KEEP=1: keep it running)"
-	@echo "make test             all tests: lint, sanity, docs, unit, integration, the demo on both clouds and with both"
-	@echo "                      generations of the operator, with tokens and with keys, molecule's default scenario"
+	@echo "make test             all tests: lint, sanity, docs, unit, and integration, which includes the demo on both clouds"
 	@echo "                      (SHARD=1/2 and, on another machine, SHARD=2/2: half of the tests)"
 	@echo "make lint sanity docs unit integration    one part; the documentation is build/docs/html/index.html"
 	@echo "                      (CORES='2.17 2.21': run the sanity tests with these versions of ansible-core)"
@@ -56,9 +53,7 @@ demo: .venv/installed packages
 	CLOUD=$(CLOUD) OPERATOR=$(OPERATOR) CREDENTIALS=$(CREDENTIALS) .venv/bin/python -m tests.demo
 
 # The fastest stages come first; the first stage that fails ends the run.
-STAGES_OF_FIRST := $(if $(filter 1,$(SHARD_NUMBER)),checks)
-STAGES_OF_LAST := $(if $(filter $(SHARDS),$(SHARD_NUMBER)),installations)
-STAGES ?= $(STAGES_OF_FIRST) unit integration $(STAGES_OF_LAST)
+STAGES ?= $(if $(filter 1/%,$(SHARD)),checks) unit integration
 
 test:
 	@took=""; \
@@ -73,19 +68,6 @@ test:
 # In parallel, since each of them uses one core.
 checks: .venv/installed
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity docs
-
-installations: .venv/installed packages
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target demo-aws demo-azure-1.8 molecule-default
-
-# With tokens; the demo on Azure has keys.
-demo-aws:
-	$(MAKE) --no-print-directory demo CLOUD=aws CREDENTIALS=token
-
-demo-azure-1.8:
-	$(MAKE) --no-print-directory demo CLOUD=azure OPERATOR=1.8
-
-molecule-default:
-	$(MAKE) --no-print-directory molecule SCENARIO=default
 
 lint: .venv/installed
 	.venv/bin/ruff check .

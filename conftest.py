@@ -28,6 +28,7 @@ settings.load_profile("osc.peerpods")
 # The files that take minutes, the slowest first. If one started last, the other workers would wait for it.
 SLOW = (
     "tests/integration/test_site.py",
+    "tests/integration/test_installations.py",
     "tests/integration/test_webhook_role.py",
     "tests/integration/test_webhook_faults.py",
     "tests/integration/test_rollout.py",
