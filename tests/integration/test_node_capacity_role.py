@@ -197,12 +197,19 @@ class TestWithoutTheAgent:
             "labels": {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": "osc.peerpods"},
             "annotations": {"osc.peerpods.io/options": json.dumps({"manager": "operator"})},
         }
-        role.cluster.apply(config, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": choice})
+        # An object with the name of the agent's, of another owner, is not the agent.
+        cluster_role = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "osc-peerpods-node-capacity"},
+        }
+        role.cluster.apply(config, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": choice}, cluster_role)
         logged = role.cluster.audit_log.stat().st_size
         output = role.succeed(node_capacity_manager="auto")
         (written,) = role.written(since=logged)
         assert re.match(f"delete /api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/{choice['name']}", written)
         role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
+        role.cluster.kubectl("delete", "clusterrole", cluster_role["metadata"]["name"])
         assert f"Operator of this cluster advertises {RESOURCE} itself" in output
         assert "the agent does not run." in output
 

@@ -144,6 +144,8 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
             "metadata": {"name": "peerpods-cloud-capacity", "namespace": NAMESPACE},
             "data": {"budget": "12"},
         },
+        # It has the name of a ConfigMap of the collection.
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "peerpods-limits", "namespace": NAMESPACE}},
     )
     group = site.cloud.worker_group_id
     rule = {
@@ -184,6 +186,7 @@ def test_the_ports_are_open_between_the_workers_and_the_group_in_peer_pods_cm(ma
 
 def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleAlone):
     output = succeed(teardown.run)
+    assert "is already in use" not in output
     cluster, cloud = manual_setup
     nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
     # The agent bounded the limit by the cloud's capacity. The operator advertises its limit again only when the
