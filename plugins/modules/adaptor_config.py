@@ -30,7 +30,8 @@ description:
   - >-
     If the annotation C(osc.peerpods/pod-vm-image) of C(peer-pods-cm) has the ID of the image that an interrupted
     teardown has taken out of it, the module restores the ID, unless another image was set since. While a KataConfig is
-    being deleted, or if the user may not list KataConfigs, it does not: the operator would delete the image.
+    being deleted, or if the user may not list KataConfigs, it does not: the operator would delete the image. The same
+    is true of C(osc.peerpods/image-gallery), which keeps the annotation C(IMAGE_GALLERY_NAME).
   - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:
   - The osc.peerpods authors (@osc-peerpods)

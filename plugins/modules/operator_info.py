@@ -154,6 +154,11 @@ pod_vm_image:
         The ID that an interrupted teardown has taken out of C(peer-pods-cm) and not restored, else empty. The next run
         of M(osc.peerpods.adaptor_config) restores it.
       type: str
+    gallery:
+      description: >-
+        The annotation C(IMAGE_GALLERY_NAME) of C(peer-pods-cm): the gallery that an image job has created on Azure, and
+        that the operator deletes together with the image; else empty.
+      type: str
     is_created:
       description: Whether no image is set, and a job that creates one exists.
       type: bool
@@ -181,6 +186,7 @@ pod_vm_image:
     of_job: true
     failed: ""
     kept: ""
+    gallery: ""
     is_created: false
     is_running: false
     buckets: {created: podvm-image-262093934.0.1, needed: "", default: podvm-image-262093934.0.1}

@@ -319,7 +319,7 @@ STATE = {
     "objects": [],
     "catalogs": [],
     "subscription": None,
-    "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": "", "kept": "", "is_created": False},
+    "pod_vm_image": {"key": "AZURE_IMAGE_ID", "id": "", "kept": "", "gallery": "", "is_created": False},
 }
 MANAGED = "aro-rg"
 PLANNED = "00000000-0000-0000-0000-000000000000"

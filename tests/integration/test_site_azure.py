@@ -291,6 +291,8 @@ def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm
         {"osc.peerpods.operator_info": {}, "register": "operator_install_state"},
         {"ansible.builtin.include_role": {**role, "tasks_from": "keep_gallery"}},
         {"ansible.builtin.include_role": {**role, "tasks_from": "teardown_images"}},
+        # As at the end of a teardown, also of one after an interruption.
+        {"osc.peerpods.adaptor_config": {"resume": True, "replace": False}, "when": "is_resumed is defined"},
     ]
     playbook = tmp_path / "images.yml"
     playbook.write_text(json.dumps(local_play(tasks=tasks)))
@@ -301,13 +303,18 @@ def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm
     arm.put(mine, {"location": made["location"], "properties": made["properties"]})
     play = RoleAlone(**vars(site), playbook=playbook)
     settings = stored(site, "configmap", "peer-pods-cm")
-    assert settings["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
+    name = settings["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
     output = succeed(play.run, "-e", "operator_install_remove_images=true")
     assert "9.9.9, which no image job of this cluster made" in output
     assert {name for name in arm.resources if gallery in name} == {
         each.lower() for each in (definition.rpartition("/images/")[0], definition, mine)
     }
-    assert "IMAGE_GALLERY_NAME" not in stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
+    annotations = stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
+    assert "IMAGE_GALLERY_NAME" not in annotations
+    assert annotations["osc.peerpods/image-gallery"] == name
     arm.delete(mine)
-    succeed(play.run, "-e", "operator_install_remove_images=true")
+    succeed(play.run, "-e", "operator_install_remove_images=true", "-e", "is_resumed=true")
     assert not [name for name in arm.resources if gallery in name]
+    restored = stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
+    assert restored["IMAGE_GALLERY_NAME"] == name
+    assert "osc.peerpods/image-gallery" not in restored

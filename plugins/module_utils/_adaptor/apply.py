@@ -67,7 +67,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     UPDATE_STRATEGY_KEY,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.node_slots import is_down
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import KEPT_IMAGE, kept_data
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import (
+    KEPT_GALLERY,
+    KEPT_IMAGE,
+    kept_annotations,
+    kept_data,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pods import RUNNING_PODS, is_peer_pod
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
@@ -224,11 +229,13 @@ class _Run:
 
     def read(self) -> CurrentSettings:
         config_map = self.cluster.get(self.path("ConfigMap", PEER_PODS_CM))
-        if self.desired.restores_image and kept_data(config_map) and self._may_delete_image():
+        kept = {KEPT_IMAGE: kept_data(config_map), KEPT_GALLERY: kept_annotations(config_map)}
+        if self.desired.restores_image and any(kept.values()) and self._may_delete_image():
             self.desired = dataclasses.replace(self.desired, restores_image=False)
+            what, annotation = ("image", KEPT_IMAGE) if kept[KEPT_IMAGE] else ("gallery", KEPT_GALLERY)
             self.module.warn(
-                f"{PEER_PODS_CM} does not name the image of the pod VMs yet, which the annotation {KEPT_IMAGE} keeps: "
-                "a KataConfig is being deleted, or cannot be read, and the operator would delete the image. "
+                f"{PEER_PODS_CM} does not name the {what} of the pod VMs yet, which the annotation {annotation} keeps: "
+                f"a KataConfig is being deleted, or cannot be read, and the operator would delete the {what}. "
                 "Run osc.peerpods.adaptor_config with resume=true when the KataConfig is gone."
             )
         has_adaptor = self.daemon_set is not None

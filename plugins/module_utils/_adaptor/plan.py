@@ -25,7 +25,12 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     UPDATE_STRATEGIES,
     UPDATE_STRATEGY_KEY,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import KEPT_IMAGE, kept_data
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import (
+    KEPT_GALLERY,
+    KEPT_IMAGE,
+    kept_annotations,
+    kept_data,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 ROLLING_UPDATE, ON_DELETE = UPDATE_STRATEGIES
@@ -153,11 +158,13 @@ def plan_write(
 
 
 def plan_config_map(object_: dict | None, desired: DesiredSettings) -> Write | None:
-    """The write to peer-pods-cm, which restores the image that an interrupted teardown has taken out of it."""
+    """The write to peer-pods-cm, which restores what an interrupted teardown has taken out of it: the image, and the
+    annotation for its gallery."""
     if not desired.restores_image:
         return plan_write("ConfigMap", PEER_PODS_CM, object_, desired.config_map, only_missing=desired.only_missing)
     settings = {**kept_data(object_), **desired.config_map}
-    return plan_write("ConfigMap", PEER_PODS_CM, object_, settings, {KEPT_IMAGE: None}, desired.only_missing)
+    annotations = {KEPT_IMAGE: None, KEPT_GALLERY: None, **kept_annotations(object_)}
+    return plan_write("ConfigMap", PEER_PODS_CM, object_, settings, annotations, desired.only_missing)
 
 
 def _encoded(value: str | None) -> str | None:

@@ -259,9 +259,23 @@ def test_the_image_that_an_interrupted_teardown_keeps_is_restored(data: dict, de
     assert (plan.mode, len(plan.targets)) == (("hold", 1) if pods else ("write", 0))
 
 
-def test_the_image_that_the_operator_would_delete_is_not_restored():
+def test_the_annotation_for_the_gallery_that_a_teardown_keeps_is_restored():
     settings = config_map()
-    settings["metadata"]["annotations"] = {"osc.peerpods/pod-vm-image": "ami-mine"}
+    settings["metadata"]["annotations"] = {"osc.peerpods/image-gallery": "PodVMGallery_1"}
+    plan = plan_settings(CurrentSettings(settings), DesiredSettings(), NEWEST, [], [])
+    assert plan.config_map.data == {}
+    assert plan.config_map.annotations == {
+        "osc.peerpods/image-gallery": None,
+        "IMAGE_GALLERY_NAME": "PodVMGallery_1",
+    }
+
+
+def test_what_the_operator_would_delete_is_not_restored():
+    settings = config_map()
+    settings["metadata"]["annotations"] = {
+        "osc.peerpods/pod-vm-image": "ami-mine",
+        "osc.peerpods/image-gallery": "PodVMGallery_1",
+    }
     desired = DesiredSettings(NEW, restores_image=False)
     plan = plan_settings(CurrentSettings(settings), desired, NEWEST, [], [])
     assert (plan.config_map.data, plan.config_map.annotations) == (NEW, {})

@@ -111,7 +111,6 @@ WITHOUT_LABEL = {
     "Apply the policies": "the filter namespace_policies adds it",
     "Create a peer pod in a dry run where none is allowed": "nothing is stored",
     "Create the KataConfig again": "with the labels that it had",
-    "Put the annotation for the gallery back into peer-pods-cm": "also into that of another owner, as it was",
     "Remove the annotation for the gallery from peer-pods-cm": "also of that of another owner, for a while",
     "Take the ID of the image out of peer-pods-cm": "also of that of another owner, for as long as it is deleted",
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import (
+    kept_annotations,
     kept_data,
     names_cloud,
     pod_vm_image,
@@ -17,7 +18,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_imag
     ],
 )
 def test_the_image_of_the_pod_vms(data: dict | None, expected: dict):
-    assert pod_vm_image(data and {"data": data}) == {**expected, "of_job": False, "kept": ""}
+    assert pod_vm_image(data and {"data": data}) == {**expected, "of_job": False, "kept": "", "gallery": ""}
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,23 @@ def test_the_platform_counts_if_the_settings_do_not_name_the_cloud(data: dict | 
     settings = data and {"data": data}
     image = pod_vm_image(settings, None if names_cloud(settings) else platform)
     assert (image["key"], image["id"]) == (key, (data or {}).get(key, ""))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "gallery", "restored"),
+    [
+        (None, "", {}),
+        ({"IMAGE_GALLERY_NAME": "PodVMGallery_1"}, "PodVMGallery_1", {}),
+        ({"osc.peerpods/image-gallery": "PodVMGallery_1"}, "", {"IMAGE_GALLERY_NAME": "PodVMGallery_1"}),
+        # A job has created another one since.
+        (
+            {"osc.peerpods/image-gallery": "PodVMGallery_1", "IMAGE_GALLERY_NAME": "PodVMGallery_2"},
+            "PodVMGallery_2",
+            {"IMAGE_GALLERY_NAME": "PodVMGallery_2"},
+        ),
+    ],
+)
+def test_the_gallery_that_a_teardown_keeps(annotations: dict | None, gallery: str, restored: dict):
+    settings = {"metadata": {"annotations": annotations}, "data": {"CLOUD_PROVIDER": "azure"}}
+    assert pod_vm_image(settings)["gallery"] == gallery
+    assert kept_annotations(settings) == restored
