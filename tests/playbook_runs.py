@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.compiled_templates import keep_compiled_templates
 from tests.support import ROOT
 
 # What Ansible and the Kubernetes client read when they are imported. Runs with different values have different servers.
@@ -79,6 +80,7 @@ def serve() -> None:
     # The imports of the collection have initialized the loader that ansible-playbook would initialize.
     warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
     _replace_workers()
+    keep_compiled_templates()
     # The garbage collector of every fork would look at all of it, which also copies its memory.
     gc.freeze()
     for line in sys.stdin:
