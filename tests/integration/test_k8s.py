@@ -131,7 +131,7 @@ def test_what_was_deleted_before_a_failure_is_returned(cluster, namespace, run_m
 
 
 def test_a_certificate_of_another_owner_is_not_used_or_replaced(cluster, namespace, tmp_path):
-    """The tasks that store certificates hide their output."""
+    """The tasks that store certificates hide their output. A webhook that exists cannot be moved elsewhere."""
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -141,12 +141,14 @@ def test_a_certificate_of_another_owner_is_not_used_or_replaced(cluster, namespa
     cluster.apply(secret)
     role = {"ansible.builtin.include_role": {"name": "osc.peerpods.webhook", "tasks_from": "certificate"}}
     playbook = tmp_path / "play.yml"
-    playbook.write_text(json.dumps(local_play({"webhook_cluster": {"namespace": {"name": NAMESPACE}}}, tasks=[role])))
+    existing = {"name": NAMESPACE, "found": [NAMESPACE]}
+    playbook.write_text(json.dumps(local_play({"webhook_cluster": {"namespace": existing}}, tasks=[role])))
     environment = ansible_environment({"K8S_AUTH_KUBECONFIG": str(cluster.kubeconfig)})
     completed = run_playbook(["ansible-playbook", str(playbook)], environment)
     assert completed.returncode == 2
     output = " ".join(completed.stdout.split())
     assert f"Secret peerpods-webhook-own-tls in {NAMESPACE} already exists without the label" in output
+    assert "No certificate was issued. Delete or rename the Secret." in output
     assert [each["metadata"]["name"] for each in cluster.get("secrets", "-n", NAMESPACE)["items"]] == [
         "peerpods-webhook-own-tls"
     ]

@@ -75,7 +75,7 @@ def placement_problem(role: str, given: str | None, found: Sequence[str]) -> str
     return (
         f"The namespace of {CONTAINERS[role]} is set to {given}, but this collection has deployed it in {found[0]}. "
         f"Leave {role}_namespace out, and it stays there. To move it, first remove it with the playbook "
-        f"osc.peerpods.teardown and --tags {tags}."
+        f"osc.peerpods.teardown and --tags {tags}, which also removes the options that a run keeps: set them again."
     )
 
 

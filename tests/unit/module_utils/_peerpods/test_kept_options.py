@@ -45,6 +45,7 @@ PER_RUN = {
         "container": RUN,
         "namespace": PLACED,
         "can_write": RUN,
+        "alternative": RUN,
         "base_image": "is kept by the role that sets it",
         "timeout": RUN,
     },

@@ -71,8 +71,8 @@ def test_the_registration_names_the_namespace_of_the_webhook(registration: dict 
 def test_an_existing_container_stays_where_it_is(given: str | None, found: list[str], chosen: str, is_refused: bool):
     assert chosen_namespace(given, found) == chosen
     for role, tags in (
-        ("webhook", "--tags webhook."),
-        ("node_capacity", "--tags node_capacity,peerpodconfig_rollout."),
+        ("webhook", "--tags webhook, "),
+        ("node_capacity", "--tags node_capacity,peerpodconfig_rollout, "),
     ):
         problem = placement_problem(role, given, found)
         assert bool(problem) == is_refused
@@ -80,4 +80,4 @@ def test_an_existing_container_stays_where_it_is(given: str | None, found: list[
             assert (
                 f"set to {given}, but this collection has deployed it in infra. Leave {role}_namespace out" in problem
             )
-            assert problem.endswith(tags)
+            assert problem.endswith(f"{tags}which also removes the options that a run keeps: set them again.")
