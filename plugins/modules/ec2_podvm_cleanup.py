@@ -16,6 +16,9 @@ description:
     Deregisters the AMIs of this account that a job of the operator has created with the given name, and deletes their
     snapshots. AMIs that do not look like those of the job are not removed.
   - >-
+    Before an AMI is deregistered, its snapshots get the tag C(osc.peerpods/cluster/ID), by which a later run finds and
+    deletes a snapshot whose deletion failed. A snapshot with this tag that an AMI has is not deleted.
+  - >-
     The name ends with a number that the operator computes from the ID of the cluster. With another C(AMI_VERSION), an
     AMI may be that of another cluster: it is returned and not removed.
   - >-
@@ -49,6 +52,9 @@ notes:
     The credentials need C(ec2:DescribeImages), and to remove AMIs C(ec2:DeregisterImage) and C(ec2:DeleteSnapshot).
     With O(bucket), they need C(s3:ListBucket); without it, RV(bucket) is null. With O(name) as well, they need
     C(ec2:DescribeImportSnapshotTasks) and C(ec2:DescribeSnapshots), without which no such snapshots are returned.
+  - >-
+    Without C(ec2:CreateTags) or C(ec2:DescribeSnapshots), a snapshot whose deletion fails is not found again by a later
+    run: delete those of RV(left) by hand.
 extends_documentation_fragment:
   - amazon.aws.common.modules
   - amazon.aws.region.modules
@@ -98,7 +104,22 @@ left:
 snapshots:
   description: >-
     The IDs of snapshots that VM Import has made from objects in O(bucket) and that no AMI has, as a job leaves them if
-    it fails after the import. They are not removed. EC2 lists the imports of some days only.
+    it fails after the import. They are not removed. EC2 lists the imports of some days only; see RV(unclear).
+  returned: success
+  type: list
+  elements: str
+  sample: []
+imports:
+  description: >-
+    The IDs of imports from objects in O(bucket) that still run. Each will make a snapshot.
+  returned: success
+  type: list
+  elements: str
+  sample: []
+unclear:
+  description: >-
+    The IDs of snapshots that VM Import has made, that no AMI has, and whose import EC2 no longer lists, so that their
+    bucket is unknown. They may be of image jobs, which do not tag them. They are not removed.
   returned: success
   type: list
   elements: str
@@ -117,13 +138,19 @@ unreadable:
   sample: false
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import Api
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2, Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, made_by_job
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import LEAVING, MANAGED_TAG, REFERENCE_TAG
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
+    IMPORTED,
+    imports_from,
+    of_forgotten_imports,
+)
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.image_names import image_version
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
@@ -147,31 +174,51 @@ def read_bucket(module: AnsibleAWSModule) -> dict[str, Any]:
     return {"bucket": bucket if exists else None, "unreadable": False}
 
 
-def left_snapshots(module: AnsibleAWSModule) -> list[str]:
-    """The snapshots of failed jobs; none without the permission to list imports."""
-    params = module.params
-    if not (params["name"] and params["bucket"]):
-        return []
+def permitted(read: Callable[[], Any], otherwise: Any) -> Any:
+    """What `read` returns, or `otherwise` without the permission to read it."""
     try:
-        return Ec2(module).imported_snapshots(params["bucket"])
+        return read()
     except Ec2Error as error:
         if error.code != "UnauthorizedOperation":
             raise
-        return []
+        return otherwise
+
+
+def left_by_jobs(ec2: Ec2, bucket: str) -> dict[str, list[str]]:
+    """The values `snapshots`, `imports` and `unclear` of this module."""
+    tasks = ec2.import_tasks()
+    imports = imports_from(bucket, tasks)
+    forgotten = of_forgotten_imports(ec2.snapshots_described(f"{IMPORTED}*"), tasks)
+    unused = ec2.unused_snapshots([*imports.snapshots, *forgotten])
+    return {
+        "snapshots": [each for each in unused if each in imports.snapshots],
+        "imports": [*imports.running],
+        "unclear": [each for each in unused if each in forgotten],
+    }
 
 
 def made_for_cluster(name: str, cluster_id: str) -> bool:
     return name.endswith(f"-{image_version(cluster_id)}")
 
 
-def planned_removals(ec2: Ec2, name: str, ignored: str) -> dict[str, Callable[[str], None]]:
-    """What removes the AMIs and their snapshots, by their IDs in order."""
+def plan_removals(ec2: Ec2, params: Mapping[str, Any]) -> tuple[dict[str, Callable[[str], None]], list[str]]:
+    """What removes the AMIs and snapshots of the cluster, by their IDs in order, and the IDs of those that stay."""
     removals: dict[str, Callable[[str], None]] = {}
-    for image in map(image_of, made_by_job(ec2.own_images(name))):
-        if image["id"] != ignored:
+    for image in map(image_of, made_by_job(ec2.own_images(params["name"]))):
+        if image["id"] != params["ignore"]:
             removals[image["id"]] = ec2.deregister
             removals |= dict.fromkeys(image["snapshots"], ec2.delete_snapshot)
-    return removals
+    kept = [] if made_for_cluster(params["name"], params["cluster_id"]) else [*removals]
+    marked = permitted(lambda: ec2.unused_snapshots_tagged(f"{REFERENCE_TAG}{params['cluster_id']}"), [])
+    return {**({} if kept else removals), **dict.fromkeys(marked, ec2.delete_snapshot)}, kept
+
+
+def mark(ec2: Ec2, params: Mapping[str, Any], planned: Mapping[str, Callable[[str], None]]) -> None:
+    """Tag the snapshots of AMIs before these are deregistered, after which nothing else names the snapshots."""
+    snapshots = [each for each, remove in planned.items() if remove == ec2.delete_snapshot]
+    tags = {MANAGED_TAG: "true", f"{REFERENCE_TAG}{params['cluster_id']}": f"{LEAVING}{params['name']}"}
+    if len(snapshots) < len(planned):
+        permitted(lambda: ec2.tag_snapshots(snapshots, tags), None)
 
 
 def main() -> None:
@@ -190,13 +237,18 @@ def main() -> None:
     removed: list[str] = []
     planned: dict[str, Callable[[str], None]] | None = None
     kept: list[str] = []
+    by_jobs: dict[str, list[str]] = {"snapshots": [], "imports": [], "unclear": []}
     try:
         bucket = read_bucket(module)
-        snapshots = left_snapshots(module)
-        planned = planned_removals(Ec2(module), params["name"], params["ignore"]) if params["name"] else {}
-        if planned and not made_for_cluster(params["name"], params["cluster_id"]):
-            planned, kept = {}, [*planned]
-        for each, remove in planned.items():
+        if params["name"]:
+            ec2 = Ec2(module)
+            planned, kept = plan_removals(ec2, params)
+            if params["bucket"]:
+                by_jobs = permitted(lambda: left_by_jobs(ec2, params["bucket"]), by_jobs)
+                by_jobs = {key: [each for each in ids if each not in planned] for key, ids in by_jobs.items()}
+            if not module.check_mode:
+                mark(ec2, params, planned)
+        for each, remove in (planned or {}).items():
             if not module.check_mode:
                 remove(each)
             removed.append(each)
@@ -207,7 +259,7 @@ def main() -> None:
         changed=bool(removed),
         removed=removed,
         kept=kept,
-        snapshots=snapshots,
+        **by_jobs,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
         **bucket,
     )

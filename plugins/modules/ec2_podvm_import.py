@@ -73,7 +73,7 @@ notes:
     C(s3:PutBucketTagging) (if botocore cannot create a bucket with tags), C(iam:GetRole), C(iam:ListRolePolicies),
     C(iam:ListAttachedRolePolicies), C(iam:GetRolePolicy), C(iam:CreateRole), C(iam:TagRole) and C(iam:PutRolePolicy);
     for O(state=absent) C(iam:DeleteRolePolicy), C(iam:DeleteRole), C(s3:ListBucketVersions), C(s3:DeleteObjectVersion)
-    and C(s3:DeleteBucket) as well.
+    and C(s3:DeleteBucket) as well, and C(iam:ListInstanceProfilesForRole) to find out why IAM keeps the role.
     To read the policies that another owner has attached to the role, C(iam:GetPolicy) and C(iam:GetPolicyVersion).
 extends_documentation_fragment:
   - amazon.aws.common.modules
@@ -123,6 +123,14 @@ kept:
   description: >-
     The keys of objects in the bucket of this collection that no image job has written, and for which the bucket stays;
     those that S3 returns first.
+  returned: with O(state=absent)
+  type: list
+  elements: str
+  sample: []
+attached:
+  description: >-
+    What others attached to the role C(vmimport) while this module ran, or an instance profile with the role. IAM keeps
+    the role for it.
   returned: with O(state=absent)
   type: list
   elements: str
@@ -195,6 +203,10 @@ def run(module: AnsibleAWSModule, client: VmImport) -> dict[str, Any]:
     elif not module.check_mode:
         for change in changes:
             client.apply(change, target)
+        if client.attached:
+            changes = [change for change in changes if str(change) in client.changes]
+    if params["state"] == "absent":
+        read["attached"] = client.attached
     return {
         **read,
         **simulated,

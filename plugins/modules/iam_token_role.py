@@ -258,7 +258,7 @@ def run(module: AnsibleAWSModule, iam: Iam, left: list[str]) -> dict[str, Any]:
     if not module.check_mode and not is_dry_run:
         for plan in plans:
             for change in plan.changes:
-                iam.apply(plan.name, change, cluster.tags)
+                iam.apply(plan.name, change, cluster.tags, POLICIES)
             if plan.role and plan.role.arn in left:
                 left.remove(plan.role.arn)
     roles = [

@@ -159,7 +159,7 @@ def test_an_interrupted_run_leaves_no_bucket_of_unknown_owner(
 
 def test_a_new_role_is_waited_for(module: Run, moto: Moto):
     """IAM is eventually consistent, and botocore repeats a request whose answer was lost."""
-    absent = refuse(404, "NoSuchEntity")
+    absent, removal = refuse(404, "NoSuchEntity"), ["delete policy osc.peerpods-id-1", "delete role vmimport"]
     with ec2_proxy(moto.endpoint_url) as proxy:
         through_proxy = {"AWS_ENDPOINT_URL_IAM": proxy.url}
         proxy.faults["CreateRole"] = [lose_the_answer]
@@ -169,7 +169,28 @@ def test_a_new_role_is_waited_for(module: Run, moto: Moto):
         repeated = ["CreateRole", "CreateRole", "GetRole", *["PutRolePolicy"] * 2, *["GetRolePolicy"] * 2]
         assert proxy.take_calls()[-len(repeated) :] == repeated
         proxy.faults["DeleteRole"] = [refuse(409, "DeleteConflict")]
-        assert module(env=through_proxy, state="absent")["changed"]
+        removed = module(env=through_proxy, state="absent")
+        assert (removed["changes"][:2], removed["attached"]) == (removal, [])
+
+
+def test_a_role_that_gets_a_policy_of_another_cluster_meanwhile_stays(module: Run, moto: Moto):
+    """IAM deletes no role with policies or instance profiles."""
+    iam = moto.client("iam")
+    document = {"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "*"}}
+    assert module()["changed"]
+
+    def begins_to_use_it(pass_on: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+        iam.put_role_policy(RoleName="vmimport", PolicyName="osc.peerpods-id-2", PolicyDocument=json.dumps(document))
+        return pass_on()
+
+    with ec2_proxy(moto.endpoint_url) as proxy:
+        proxy.faults["DeleteRole"] = [begins_to_use_it]
+        result = module(env={"AWS_ENDPOINT_URL_IAM": proxy.url}, state="absent")
+    assert result["attached"] == ["the inline policy osc.peerpods-id-2"]
+    assert result["changes"] == ["delete policy osc.peerpods-id-1", f"delete bucket {BUCKET}"]
+    assert policies(moto) == ["osc.peerpods-id-2"]
+    iam.delete_role_policy(RoleName="vmimport", PolicyName="osc.peerpods-id-2")
+    assert module(state="absent")["changes"] == ["delete role vmimport"]
 
 
 def test_a_bucket_with_an_object_of_another_owner_stays(module: Run, moto: Moto):
@@ -215,6 +236,10 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     ]
     disks = {key: {"Format": "RAW", "UserBucket": {"S3Bucket": key, "S3Key": "podvm.raw"}} for key in (bucket, "other")}
     imported = {key: ec2.import_snapshot(DiskContainer=disk)["SnapshotTaskDetail"] for key, disk in disks.items()}
+    # EC2 no longer lists the import.
+    volume = ec2.create_volume(Size=1, AvailabilityZone=f"{REGION}a")["VolumeId"]
+    described_as = "Created by AWS-VMImport service for import-snap-0123456789abcdef0"
+    forgotten = ec2.create_snapshot(VolumeId=volume, Description=described_as)["SnapshotId"]
     names = {"AMI_BASE_NAME": "podvm-mine", "AMI_VERSION": "2.0.1"}
     config_map = {"kind": "ConfigMap", "name": "aws-podvm-image-cm"}
     described = {"labels": {}, "managed": True, "of_operator": True, "namespace": "n", "api_version": "v1"}
@@ -270,6 +295,7 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     environment = ansible_environment(moto.environment)
     output = succeed(lambda: run_playbook(["ansible-playbook", str(playbook)], environment, ROOT))
     moto.client("s3").delete_bucket(Bucket=bucket)
+    ec2.delete_snapshot(SnapshotId=forgotten)
     (image,) = ec2.describe_images(ImageIds=[ami])["Images"]
     ec2.deregister_image(ImageId=ami)
     messages = re.findall(r'"msg": ("RESULT .*")', output)
@@ -284,6 +310,7 @@ def test_what_image_jobs_left_is_found(moto: Moto, tmp_path: Path):
     snapshot = imported[bucket]["SnapshotId"]
     assert by_jobs == [f"snapshot {snapshot}"]
     assert f"VM Import has made {snapshot} from a disk in the bucket {bucket}, and no AMI has them" in output
+    assert f"VM Import has made {forgotten}, and no AMI has them. EC2 no longer lists" in output
     assert f"The S3 bucket {bucket} exists, and stays." in output
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +25,9 @@ with contextlib.suppress(ImportError):
     from botocore import xform_name
 
 ABSENT = "NoSuchEntity"
+
+# A role has its policies for some seconds after they were deleted.
+_WAITS_FOR_POLICIES = (0.5, 1, 2, 4, 8, 8)
 
 # IAM is eventually consistent ("Changes that I make are not always immediately visible" in the IAM User Guide): for
 # some seconds, a role that was just created does not exist for other requests.
@@ -81,6 +85,46 @@ class Api(AwsConnection):
             role = self.settle("GetRole", RoleName=name)["Role"]
             if not tags.items() <= boto3_tag_list_to_ansible_dict(role.get("Tags") or []).items():
                 raise
+
+    def attached(self, role: str, policies: Iterable[str]) -> list[str]:
+        """What IAM does not delete the role with, other than these inline policies of it."""
+        inline = self.call("ListRolePolicies", RoleName=role)["PolicyNames"]
+        attached = self.call("ListAttachedRolePolicies", RoleName=role)["AttachedPolicies"]
+        profiles = self.call("ListInstanceProfilesForRole", RoleName=role)["InstanceProfiles"]
+        return [
+            *(f"the inline policy {each}" for each in inline if each not in policies),
+            *(f"the policy {each['PolicyArn']}" for each in attached),
+            *(f"the instance profile {each['InstanceProfileName']}" for each in profiles),
+        ]
+
+    def delete_role(self, role: str, policies: Iterable[str]) -> list[str]:
+        """Delete the role, whose inline policies of these names were deleted.
+
+        Returns what others have attached to it, for which IAM keeps it; nothing else is removed from it.
+        """
+        waits = iter(_WAITS_FOR_POLICIES)
+        while True:
+            try:
+                self.find("DeleteRole", ABSENT, RoleName=role)
+                return []
+            except Ec2Error as conflict:
+                if conflict.code != "DeleteConflict":
+                    raise
+                try:
+                    attached = self.attached(role, policies)
+                except Ec2Error as unread:
+                    # Another run has deleted the role.
+                    if unread.code == ABSENT:
+                        return []
+                    raise Ec2Error(
+                        f"{conflict} What the role still has is unknown: {unread}", conflict.code
+                    ) from unread
+                if attached:
+                    return attached
+                wait = next(waits, None)
+                if wait is None:
+                    raise
+            time.sleep(wait)
 
     def put_role_policy(self, role: str, policy: str, document: Mapping[str, Any]) -> None:
         """Write an inline policy, also of a role that was just created.

@@ -9,7 +9,7 @@ filters, not by id, so that EC2 returns those that exist instead of rejecting th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
     ansible_dict_to_boto3_tag_list,
     boto3_tag_specifications,
 )
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.refusals import (
     THROTTLING,
     advise_code,
@@ -69,8 +70,7 @@ _RETRY = AWSRetry.jittered_backoff(
         "InvalidGroup.NotFound",
         # A snapshot is in use for a moment after its image was deregistered.
         "InvalidSnapshot.InUse",
-        # IAM: a role has its policies for a moment after they were deleted, and another request changes it.
-        "DeleteConflict",
+        # IAM: another request changes the role.
         "ConcurrentModification",
         # The error of a page after the first one, if its token has expired: the request starts again.
         "InvalidNextToken",
@@ -237,25 +237,41 @@ class Ec2(AwsConnection):
         named = [{"Name": "name", "Values": [name]}]
         return self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"], Filters=named)
 
-    def imported_snapshots(self, bucket: str) -> list[str]:
-        """The existing snapshots that VM Import has made from objects of the bucket, and that no AMI has."""
-        tasks = self._query("DescribeImportSnapshotTasks", "ImportSnapshotTasks", PAGE_SIZE)
-        details = [task["SnapshotTaskDetail"] for task in tasks]
-        imported = [
-            each["SnapshotId"]
-            for each in details
-            if each.get("SnapshotId") and (each.get("UserBucket") or {}).get("S3Bucket") == bucket
-        ]
-        existing = [
-            each["SnapshotId"] for each in self._described("DescribeSnapshots", "Snapshots", "snapshot-id", imported)
-        ]
+    def import_tasks(self) -> list[dict]:
+        """The imports of snapshots that EC2 still lists, those that run and those that ended."""
+        return self._query("DescribeImportSnapshotTasks", "ImportSnapshotTasks", PAGE_SIZE)
+
+    def unused_snapshots(self, snapshot_ids: Sequence[str]) -> list[str]:
+        """Those of these snapshots that exist and that no AMI has."""
+        return self._unused(self._described("DescribeSnapshots", "Snapshots", "snapshot-id", snapshot_ids))
+
+    def unused_snapshots_tagged(self, tag: str) -> list[str]:
+        """The snapshots with this tag that no AMI has."""
+        return self._unused(self._own_snapshots("tag-key", tag))
+
+    def snapshots_described(self, pattern: str) -> list[dict]:
+        """The snapshots of this account whose description matches the pattern, in which * is any text."""
+        return self._own_snapshots("description", pattern)
+
+    def _own_snapshots(self, filter_name: str, value: str) -> list[dict]:
+        filters = [{"Name": filter_name, "Values": [value]}]
+        return self._query("DescribeSnapshots", "Snapshots", PAGE_SIZE, OwnerIds=["self"], Filters=filters)
+
+    def _unused(self, snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
+        existing = [snapshot["SnapshotId"] for snapshot in snapshots]
         images = self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"]) if existing else []
-        used = {
-            (device.get("Ebs") or {}).get("SnapshotId")
-            for image in images
-            for device in image.get("BlockDeviceMappings", ())
-        }
+        used = {snapshot for image in images for snapshot in image_of(image)["snapshots"]}
         return [snapshot for snapshot in existing if snapshot not in used]
+
+    def tag_snapshots(self, snapshot_ids: Sequence[str], tags: Mapping[str, str]) -> None:
+        absent = ("InvalidSnapshot.NotFound",)
+        self._write(
+            "CreateTags",
+            lambda ids: {"Resources": list(ids), "Tags": ansible_dict_to_boto3_tag_list(tags)},
+            snapshot_ids,
+            absent,
+            dry_run=False,
+        )
 
     def deregister(self, image_id: str) -> None:
         absent = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
 from ansible_collections.amazon.aws.plugins.module_utils.tagging import boto3_tag_list_to_ansible_dict
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.api import ABSENT, Api, policy_document
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.client import Ec2Error
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role import DESCRIPTION, Account, Change, Role
+from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
 
 
 class Iam(Api):
@@ -42,17 +44,6 @@ class Iam(Api):
                 return
             start = {"Marker": page["Marker"]}
 
-    def attached(self, name: str, policies: Iterable[str]) -> list[str]:
-        """What IAM does not delete the role with, other than these inline policies of it."""
-        inline = self.call("ListRolePolicies", RoleName=name)["PolicyNames"]
-        attached = self.call("ListAttachedRolePolicies", RoleName=name)["AttachedPolicies"]
-        profiles = self.call("ListInstanceProfilesForRole", RoleName=name)["InstanceProfiles"]
-        return [
-            *(f"the inline policy {each}" for each in inline if each not in policies),
-            *(f"the policy {each['PolicyArn']}" for each in attached),
-            *(f"the instance profile {each['InstanceProfileName']}" for each in profiles),
-        ]
-
     def role(self, name: str, policies: Iterable[str]) -> Role | None:
         """The role with its inline policies of these names; None if it does not exist."""
         answer = self.find("GetRole", ABSENT, RoleName=name)
@@ -69,7 +60,7 @@ class Iam(Api):
             {policy: policy_document(each["PolicyDocument"]) for policy, each in documents.items() if each},
         )
 
-    def apply(self, name: str, change: Change, tags: Mapping[str, str]) -> None:
+    def apply(self, name: str, change: Change, tags: Mapping[str, str], policies: Iterable[str]) -> None:
         if change.action == "create_role":
             self.create_role(name, change.document or {}, DESCRIPTION, tags)
         elif change.action == "update_trust":
@@ -78,6 +69,9 @@ class Iam(Api):
             self.put_role_policy(name, change.policy, change.document or {})
         elif change.action == "delete_policy":
             self.find("DeleteRolePolicy", ABSENT, RoleName=name, PolicyName=change.policy)
-        else:
-            self.find("DeleteRole", ABSENT, RoleName=name)
+        elif attached := self.delete_role(name, policies):
+            raise Ec2Error(
+                f"IAM does not delete the role {name}: it has {join_names(attached)}, which this collection did not "
+                "add. Remove them from the role, then run this again."
+            )
         self.changes.append(str(change))

@@ -37,7 +37,7 @@ class UnusableError(Ec2Error):
 
 
 class VmImport:
-    """`changes` has what was written, and `caller` is the ARN of the credentials."""
+    """`changes` has what was written, `attached` for what the role stays, and `caller` the ARN of the credentials."""
 
     def __init__(self, module: AnsibleAWSModule):
         self._image_uri = module.params["image_uri"] or ""
@@ -48,6 +48,7 @@ class VmImport:
         self.caller = caller["Arn"]
         self.partition = self.caller.split(":")[1]
         self.changes: list[str] = []
+        self.attached: list[str] = []
 
     def bucket(self, target: Target) -> Bucket | None:
         """The bucket; None if it does not exist."""
@@ -117,7 +118,9 @@ class VmImport:
         elif change.action == "delete_policy":
             self._iam.find("DeleteRolePolicy", ABSENT, RoleName=ROLE, PolicyName=change.name)
         elif change.action == "delete_role":
-            self._iam.find("DeleteRole", ABSENT, RoleName=ROLE)
+            self.attached = self._iam.delete_role(ROLE, [target.policy])
+            if self.attached:
+                return
         else:
             self._empty(target)
             self._s3.find("DeleteBucket", "NoSuchBucket", **self._owned(target))

@@ -10,7 +10,7 @@ policy of its own in this role. Only a role without other policies is removed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from posixpath import basename
@@ -34,6 +34,11 @@ DISK_PATH = "/image/podvm.qcow2"
 # The key of the disk of a bootc image: UploadAndRegister in bib/internal/uploader/aws.go of
 # osbuild/bootc-image-builder, which deletes it after the import.
 BOOTC_DISK = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-disk[.]raw"
+
+# How EC2 describes a snapshot that VM Import has made ("Importing a disk as a snapshot using VM Import/Export" in the
+# VM Import/Export User Guide). import_snapshot_n_wait in config/peerpods/podvm/aws-podvm-image-handler.sh of
+# openshift/sandboxed-containers-operator gives it no tags.
+IMPORTED = "Created by AWS-VMImport service for "
 
 OTHER_BUCKET = (
     "Name another bucket: in operator_install_image_bucket, or without operator_install_image_resources as BUCKET_NAME "
@@ -149,6 +154,38 @@ def is_disk_of_job(key: str, image_uri: str) -> bool:
     paths = [DISK_PATH, *image_uri.split("::")[2:]]
     names = {name for path in paths for name in (basename(path), f"{basename(path).removesuffix('qcow2')}raw")}
     return key in names or re.fullmatch(BOOTC_DISK, key) is not None
+
+
+@dataclass(frozen=True)
+class Imports:
+    """What VM Import has made from objects of a bucket, and the imports that still run, by their IDs."""
+
+    snapshots: tuple[str, ...] = ()
+    running: tuple[str, ...] = ()
+
+
+def imports_from(bucket: str, tasks: Iterable[Mapping[str, Any]]) -> Imports:
+    """The imports from the bucket in the answer of DescribeImportSnapshotTasks."""
+    details = {
+        task["ImportTaskId"]: task["SnapshotTaskDetail"]
+        for task in tasks
+        if (task["SnapshotTaskDetail"].get("UserBucket") or {}).get("S3Bucket") == bucket
+    }
+    return Imports(
+        tuple(each["SnapshotId"] for each in details.values() if each.get("SnapshotId")),
+        tuple(task for task, each in details.items() if not each.get("SnapshotId") and each.get("Status") == "active"),
+    )
+
+
+def of_forgotten_imports(snapshots: Iterable[Mapping[str, Any]], tasks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Those of the snapshots that VM Import has made in a task that EC2 no longer lists, so that their bucket is
+    unknown."""
+    listed = {f"{IMPORTED}{task['ImportTaskId']}" for task in tasks}
+    return [
+        snapshot["SnapshotId"]
+        for snapshot in snapshots
+        if (description := snapshot.get("Description") or "").startswith(IMPORTED) and description not in listed
+    ]
 
 
 @dataclass(frozen=True)

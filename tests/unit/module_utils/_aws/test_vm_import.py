@@ -4,10 +4,13 @@ import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.vm_import import (
     TRUST,
     Bucket,
+    Imports,
     Role,
     Target,
     import_problems,
+    imports_from,
     is_disk_of_job,
+    of_forgotten_imports,
     plan_import,
     plan_removal,
     required_actions,
@@ -124,6 +127,45 @@ def test_only_what_is_ours_is_removed(bucket: Bucket | None, role: Role | None, 
 def test_a_bucket_with_objects_of_others_stays():
     changes = plan_removal(TARGET, OUR_BUCKET, OUR_ROLE, kept=["notes.txt"])
     assert list(map(str, changes)) == [DELETE_POLICY, DELETE_ROLE]
+
+
+def task(name: str, bucket: str | None = "podvm-demo", status: str = "completed", snapshot: str | None = None) -> dict:
+    """As in DescribeImportSnapshotTasks of the API reference of EC2."""
+    detail = {"Status": status, **({"SnapshotId": snapshot} if snapshot else {})}
+    return {
+        "ImportTaskId": f"import-snap-{name}",
+        "SnapshotTaskDetail": {**detail, **({"UserBucket": {"S3Bucket": bucket}} if bucket else {})},
+    }
+
+
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        ([], Imports()),
+        ([task("1", snapshot="snap-1")], Imports(("snap-1",))),
+        # One that runs will make a snapshot.
+        ([task("1", status="active")], Imports((), ("import-snap-1",))),
+        ([task("1", status="active", snapshot="snap-1")], Imports(("snap-1",))),
+        ([task("1", status="deleting"), task("2", status="deleted"), task("3", status="error")], Imports()),
+        ([task("1", "other", snapshot="snap-1"), task("2", "other", "active"), task("3", None, "active")], Imports()),
+    ],
+)
+def test_what_vm_import_makes_of_a_bucket(tasks: list[dict], expected: Imports):
+    assert imports_from("podvm-demo", tasks) == expected
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("Created by AWS-VMImport service for import-snap-1", []),
+        ("Created by AWS-VMImport service for import-snap-2", ["snap-1"]),
+        ("Created by CreateImage(i-1) for ami-1", []),
+        (None, []),
+    ],
+)
+def test_snapshots_of_imports_that_ec2_no_longer_lists(description: str | None, expected: list[str]):
+    snapshot = {"SnapshotId": "snap-1", "Description": description}
+    assert of_forgotten_imports([snapshot], [task("1", "other")]) == expected
 
 
 URI = "oci::quay.io/a/b:1.0"
