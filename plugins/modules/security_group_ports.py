@@ -491,7 +491,9 @@ def converge(
         elif (wait := next(waits, None)) is not None:
             time.sleep(wait)
         else:
-            raise InterruptionError(Ec2Error(explain_abandoned(plan.abandoned)), done + answered, is_known=True)
+            raise InterruptionError(
+                Ec2Error(explain_abandoned(plan.abandoned, task.cluster)), done + answered, is_known=True
+            )
         try:
             rules = read_until(read, answered, task.cluster)
         except Ec2Error as unread:

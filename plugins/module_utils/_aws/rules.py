@@ -272,15 +272,18 @@ def abandoned(rules: Iterable[Rule], cluster: Cluster) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if cluster.id in rule.references and rule.leaving.keys() - {cluster.id})
 
 
-def explain_abandoned(rules: Iterable[Rule]) -> str:
-    parts = []
+def explain_abandoned(rules: Iterable[Rule], cluster: Cluster) -> str:
+    parts, commands = [], []
     for rule in rules:
-        clusters = [f"{name} ({id_})" for id_, name in rule.leaving.items()]
-        parts.append(f"{rule.rule_id} of {rule.group_id} ({rule.port}) by {join_names(clusters)}")
+        others = {id_: name for id_, name in rule.leaving.items() if id_ != cluster.id}
+        clusters = join_names([f"{name} ({id_})" for id_, name in others.items()])
+        parts.append(f"{rule.rule_id} of {rule.group_id} ({rule.port}) by {clusters}")
+        tags = " ".join(f"Key={REFERENCE_TAG}{id_}" for id_ in others)
+        commands.append(f"aws ec2 delete-tags --resources {rule.rule_id} --tags {tags}")
     return (
-        f"Another cluster has not completed the removal of rules on which this cluster depends: {join_names(parts)}. "
-        f"Run the teardown of that cluster again, or, if it no longer exists, remove its tag {REFERENCE_TAG}… from the "
-        "rules. Then run this again."
+        "A teardown has not completed the removal of rules on which this cluster depends: "
+        f"{join_names(parts)}. If it does not run any more, run it again: it keeps these rules. If that cluster no "
+        f"longer exists, remove its tags: {'; '.join(commands)}. Then run this again."
     )
 
 

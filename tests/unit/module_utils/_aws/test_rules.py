@@ -14,6 +14,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.rules import (
     abandoned,
     describe_changes,
     diff_of,
+    explain_abandoned,
     kept_rules,
     plan_absent,
     plan_tags,
@@ -127,6 +128,13 @@ def test_a_cluster_does_not_depend_on_a_rule_that_another_one_may_be_removing():
     assert abandoned([rule(MANAGED | A.mark | B.reference)], B)
     assert not abandoned([rule(SHARED), rule(MANAGED | A.mark)], B)
     assert not abandoned([rule(MANAGED | A.mark | B.reference)], A)
+
+
+def test_an_abandoned_rule_is_explained_with_what_removes_the_mark_of_the_other_cluster():
+    message = explain_abandoned([rule(SHARED | A.mark | B.mark)], A)
+    assert f"sgr-9000 of {GROUP} (9000/tcp) by demo-b (id-b). If" in message
+    assert "aws ec2 delete-tags --resources sgr-9000 --tags Key=osc.peerpods/cluster/id-b. Then" in message
+    assert "id-a" not in message
 
 
 def test_rules_that_stay_are_reported_with_the_reason():
