@@ -59,7 +59,8 @@ options:
     description:
       - >-
         The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster). Required with
-        O(state=present).
+        O(state=present). With O(state=absent), a credential of this module with another issuer counts as that of
+        another owner.
     type: str
     default: ""
   namespace:
@@ -81,8 +82,10 @@ options:
         removed, or that of O(name) in O(resource_group), with the role assignments of this module. An identity of
         another owner stays.
       - >-
-        An identity with role assignments, federated credentials or VMs of other owners is not changed, and the module
-        fails. What else in Azure uses it, such as a scale set, is not looked for.
+        An identity with role assignments or federated credentials of other owners, or that a resource of the
+        subscription has, such as a VM or a scale set, is not changed, and the module fails. So does it if it may not
+        list the resources. Resources and role assignments in other subscriptions, and groups of Entra, are not looked
+        for.
     type: str
     choices: [present, absent]
     default: present
@@ -101,7 +104,7 @@ notes:
     C(Microsoft.Authorization/roleAssignments/read), C(Microsoft.Authorization/roleAssignments/write),
     C(Microsoft.Authorization/roleAssignments/delete) and C(Microsoft.Authorization/roleDefinitions/read), as the roles
     C(Managed Identity Contributor) and C(Role Based Access Control Administrator) have them. With O(state=absent), it
-    also needs C(Microsoft.Compute/virtualMachines/read) for the subscription, as C(Reader) has it.
+    also needs C(Microsoft.Resources/subscriptions/resources/read) for the subscription, as C(Reader) has it.
 attributes:
   check_mode:
     description: Can run in check mode and return the changes that it would make.
@@ -174,12 +177,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import (
-    VMS_API_VERSION,
-    Arm,
-    ArmError,
-    arm_module,
-)
+from ansible_collections.osc.peerpods.plugins.module_utils._azure.client import Arm, ArmError, arm_module
 from ansible_collections.osc.peerpods.plugins.module_utils._azure.identity_reads import (
     read_assignments,
     read_definitions,
@@ -188,6 +186,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     CREDENTIALS,
     IDENTITIES,
     IDENTITY_API_VERSION,
+    RESOURCES_API_VERSION,
     SERVICE_ACCOUNT,
     Change,
     Cluster,
@@ -202,8 +201,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     removal_problem,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
-
-MACHINES = "Microsoft.Compute/virtualMachines"
 
 # The principal of an identity that does not exist yet, in a plan.
 UNKNOWN = "(known after its creation)"
@@ -310,8 +307,9 @@ class Run:
         principal_id = identity["properties"]["principalId"]
         existing = Existing(identity, None, read_assignments(self.arm, self.subscription, principal_id))
         credentials = self.arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION)
-        machines = self.arm.list(f"{self.subscription}/providers/{MACHINES}", VMS_API_VERSION)
-        if problem := removal_problem(existing, credentials, machines):
+        # They have their identities (`az resource list`).
+        resources = self.arm.list(f"{self.subscription}/resources", RESOURCES_API_VERSION)
+        if problem := removal_problem(existing, self.cluster, credentials, resources):
             raise InUseError(problem)
         return existing
 

@@ -281,6 +281,10 @@ class Arm(Login):
             self._require_version(request, "Microsoft.Resources", "subscriptions")
             listed = [subscription(name) for name in sorted(self.state.subscriptions)]
             return answered({"value": listed, "count": {"type": "Total", "value": len(listed)}})
+        if re.fullmatch("/subscriptions/[^/]+/resources", path):
+            self._require_version(request, "Microsoft.Resources", "subscriptions")
+            self._require_subscription(path.split("/")[2].lower())
+            return self._page(request, self._generic_resources(path.rpartition("/")[0]))
         if re.fullmatch("/subscriptions/[^/]+", path):
             self._require_version(request, "Microsoft.Resources", "subscriptions")
             name = path.split("/")[2].lower()
@@ -305,6 +309,17 @@ class Arm(Login):
             raise ArmError(404, "NotFound", f"No such path: {path}")
         self._require_type(resource, request)
         return self._of_resource(request, resource, operation_error)
+
+    def _generic_resources(self, subscription: str) -> list[dict]:
+        """Those with an ID of one provider, without their properties ("Resources - List" in the REST reference; `az
+        resource list` shows the identities, in "Managed identities for Azure resources frequently asked questions")."""
+        fields = ("id", "name", "type", "location", "tags", "identity")
+        return [
+            {key: body[key] for key in fields if key in body}
+            for body in (*self.state.stored.values(), *self.identities.stored.values())
+            if body["id"].lower().startswith(f"{subscription.lower()}/")
+            and re.fullmatch("[^/]+(/[^/]+){7}", body["id"].strip("/"))
+        ]
 
     def _of_resource(self, request: Request, resource: ResourceId, operation_error: ArmError | None) -> Answer:
         self._require_permitted(request, resource)

@@ -14,7 +14,7 @@ from azure.identity import ClientAssertionCredential
 from azure.mgmt.network import NetworkManagementClient
 
 from tests.azure_arm import AzureArm, roles
-from tests.azure_arm.faults import Fault, PassOn, refuse
+from tests.azure_arm.faults import Fault, PassOn, authorization_failed, refuse
 from tests.azure_arm.ids import VMS
 from tests.azure_arm.wire import Answer, Request
 from tests.playbook_runs import run_playbook
@@ -268,14 +268,18 @@ def test_an_identity_that_others_use_stays(azure: AzureArm, run):
     before = dict(azure.identities.stored)
     failed = run({"state": "absent"})
     assert (failed["left"], failed["in_use"]) == ([identity["id"]], True)
-    assert "has the federated credential mine, which this collection did not add" in failed["msg"]
+    assert f"has the federated credential mine of the issuer {ISSUER}, which this collection did not" in failed["msg"]
     assert (failed["changed"], azure.identities.stored) == (False, before)
     del azure.identities.stored[mine["id"].lower()]
     machine = f"/subscriptions/{azure.subscription_id}/resourceGroups/{GROUP}/providers/{VMS}/vm-0"
     used = {"type": "UserAssigned", "userAssignedIdentities": {identity["id"]: {}}}
     azure.put(machine, {"location": "westeurope", "identity": used, "properties": {}})
-    assert "has the VM vm-0, which this collection did not add" in run({"state": "absent"})["msg"]
+    assert f"has vm-0 ({VMS}), which this collection did not add" in run({"state": "absent"})["msg"]
     azure.delete(machine)
+    azure.faults.append(Fault("GET", "/resources$", authorization_failed))
+    failed = run({"state": "absent"})
+    assert (failed["changed"], failed["left"], failed["in_use"]) == (False, [identity["id"]], False)
+    assert identity["id"].lower() in azure.identities.stored
 
 
 def test_the_identity_is_removed_with_its_assignments(azure: AzureArm, run):

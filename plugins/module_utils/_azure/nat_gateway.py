@@ -261,8 +261,11 @@ def plan_absent(
     kept: dict[str, str] = {}
     by_id = {address["id"].lower(): address for address in addresses}
     planned: set[str] = set()
+    # The last of their clusters removes them with their addresses, also with those that this cluster has created.
+    of_others: set[str] = set()
     for gateway in gateways:
         if not owner.is_owner_of(gateway):
+            of_others |= {gateway["id"].lower()} if clusters_of(gateway) else set()
             continue
         own_addresses = [
             by_id[linked["id"].lower()]
@@ -308,6 +311,8 @@ def plan_absent(
             (linked["id"] for key in _ADDRESS_USERS if (linked := address["properties"].get(key) or {}).get("id")),
             None,
         )
+        if user and user.lower() in of_others:
+            continue
         if user:
             kept[address["id"]] = f"It is used by {user}."
         else:

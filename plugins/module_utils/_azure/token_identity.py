@@ -20,6 +20,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._text import join_nam
 
 IDENTITY_API_VERSION = "2023-01-31"
 ROLES_API_VERSION = "2022-04-01"
+RESOURCES_API_VERSION = "2021-04-01"
 
 IDENTITIES = "Microsoft.ManagedIdentity/userAssignedIdentities"
 CREDENTIALS = "federatedIdentityCredentials"
@@ -196,12 +197,15 @@ def plan_removal(existing: Existing, cluster: Cluster) -> list[Change]:
 
 
 def removal_problem(
-    existing: Existing, credentials: Iterable[Mapping[str, Any]], machines: Iterable[Mapping[str, Any]]
+    existing: Existing,
+    cluster: Cluster,
+    credentials: Iterable[Mapping[str, Any]],
+    resources: Iterable[Mapping[str, Any]],
 ) -> str:
     """What others have added to an identity of this collection, as a sentence; empty without such.
 
     Azure would delete the identity together with its federated credentials, and whatever else uses it would lose its
-    access. `credentials` are those of the identity, `machines` the VMs of its subscription.
+    access. `credentials` are those of the identity, `resources` those of its subscription.
     """
     if existing.identity is None:
         return ""
@@ -212,10 +216,14 @@ def removal_problem(
             for each in existing.assignments
             if not _is_own_assignment(each)
         ),
-        *(f"the federated credential {each['name']}" for each in credentials if each["name"] != SERVICE_ACCOUNT),
         *(
-            f"the VM {each['name']}"
-            for each in machines
+            f"the federated credential {each['name']} of the issuer {(each.get('properties') or {}).get('issuer')}"
+            for each in credentials
+            if each["name"] != SERVICE_ACCOUNT or _is_of_another_issuer(each, cluster)
+        ),
+        *(
+            f"{each['name']} ({each['type']})"
+            for each in resources
             if identity_id in map(str.lower, (each.get("identity") or {}).get("userAssignedIdentities") or ())
         ),
     ]
@@ -223,9 +231,15 @@ def removal_problem(
         return ""
     return (
         f"The managed identity {existing.identity['name']} has {join_names(uses)}, which this collection did not add. "
-        "Remove them from the identity (az role assignment delete, az identity federated-credential delete or az vm "
-        "identity remove), then run this again. The identity was not changed."
+        "Remove them from the identity (az role assignment delete, az identity federated-credential delete, or az vm "
+        "identity remove and its like for other resources), then run this again. The identity was not changed."
     )
+
+
+def _is_of_another_issuer(credential: Mapping[str, Any], cluster: Cluster) -> bool:
+    """Whether another cluster uses the credential of this cluster's name."""
+    issuer = (credential.get("properties") or {}).get("issuer")
+    return bool(cluster.issuer and issuer) and issuer != cluster.issuer
 
 
 def _is_own_assignment(assignment: Mapping[str, Any]) -> bool:

@@ -295,6 +295,14 @@ OF_USER = f"{NETWORK_ID}/subnets/of-user"
         # What an interrupted run leaves, and an address that another client uses.
         ([], [address(MARK)], [("removed", "demo-peer-pods-nat-ip")], {}),
         ([], [address(MARK, ipConfiguration={"id": "/nic"})], [], {ADDRESS_ID: "It is used by /nic."}),
+        # A NAT gateway that this cluster has released before, and another one, with the address that it created.
+        ([gateway(MARK_OF_OTHER, SUBNET_ID)], [address(MARK, natGateway={"id": GATEWAY_ID.upper()})], [], {}),
+        (
+            [gateway({}, SUBNET_ID)],
+            [address(MARK, natGateway={"id": GATEWAY_ID})],
+            [],
+            {ADDRESS_ID: f"It is used by {GATEWAY_ID}."},
+        ),
         # The address of a user stays with its tags.
         ([gateway(MARK)], [address({"team": "a"})], [("removed", "demo-peer-pods-nat")], {}),
     ],

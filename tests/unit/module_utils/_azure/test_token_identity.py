@@ -104,31 +104,47 @@ def test_an_identity_is_removed_with_its_assignments():
 
 
 @pytest.mark.parametrize(
-    ("assignments", "credentials", "machine_uses", "problem"),
+    ("assignments", "credentials", "uses", "problem"),
     [
-        ([], ["default"], {}, ""),
-        ([assignment("Reader", name="mine")], [], {}, f"has the role assignment mine in {SCOPE}, which"),
+        ([], {"default": CLUSTER.issuer}, {}, ""),
+        ([assignment("Reader", name="mine")], {}, {}, f"has the role assignment mine in {SCOPE}, which"),
         # The name of an assignment is that of its scope.
         (
             [assignment("Reader", scope="/subscriptions/s", name=assignment_name(SCOPE, "p", "Reader"))],
-            [],
+            {},
             {},
             "in /subscriptions/s, which",
         ),
-        ([], ["default", "app"], {}, "has the federated credential app, which"),
-        ([], [], {"userAssignedIdentities": {PATH.upper(): {}}}, "has the VM vm-0, which"),
-        ([], [], {"userAssignedIdentities": {f"{PATH}2": {}}}, ""),
-        ([], [], {"type": "SystemAssigned"}, ""),
+        (
+            [],
+            {"default": CLUSTER.issuer, "app": CLUSTER.issuer},
+            {},
+            f"has the federated credential app of the issuer {CLUSTER.issuer}, which",
+        ),
+        # Another cluster uses the identity, and has replaced the credential.
+        ([], {"default": "https://b"}, {}, "has the federated credential default of the issuer https://b, which"),
+        (
+            [],
+            {},
+            {"userAssignedIdentities": {PATH.upper(): {}}},
+            "has a (Microsoft.Compute/virtualMachineScaleSets), w",
+        ),
+        ([], {}, {"userAssignedIdentities": {f"{PATH}2": {}}}, ""),
+        ([], {}, {"type": "SystemAssigned"}, ""),
     ],
 )
 def test_an_identity_that_others_use_is_not_removed(
-    assignments: list[dict], credentials: list[str], machine_uses: dict, problem: str
+    assignments: list[dict], credentials: dict[str, str], uses: dict, problem: str
 ):
     existing = replace(COMPLETE, assignments=[*COMPLETE.assignments, *assignments])
-    machines = [{"name": "vm-0", "identity": machine_uses}, {"name": "vm-1"}]
-    found = removal_problem(existing, [{"name": name} for name in credentials], machines)
+    resources = [{"name": "a", "type": "Microsoft.Compute/virtualMachineScaleSets", "identity": uses}, {"name": "b"}]
+    listed = [{"name": name, "properties": {"issuer": issuer}} for name, issuer in credentials.items()]
+    found = removal_problem(existing, CLUSTER, listed, resources)
     assert problem in found
     assert bool(found) is bool(problem)
+    # A teardown that does not know the issuer.
+    unknown = removal_problem(existing, replace(CLUSTER, issuer=""), listed, resources)
+    assert bool(unknown) is (bool(problem) and "https://b" not in problem)
     # Ours only, whatever others have added.
     planned = [change.path for change in plan_removal(existing, CLUSTER)]
     assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
