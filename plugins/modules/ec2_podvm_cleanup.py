@@ -16,7 +16,7 @@ description:
     Deregisters the AMIs of this account that a job of the operator has created with the given name, and deletes their
     snapshots. AMIs that do not look like those of the job are not removed.
   - >-
-    Before an AMI is deregistered, its snapshots get the tag C(osc.peerpods/cluster/ID), by which a later run finds and
+    Before an AMI is deregistered, its snapshots get the tag C(osc.peerpods/cluster/ID), so that a later run finds and
     deletes a snapshot whose deletion failed. A snapshot with this tag that an AMI has is not deleted.
   - >-
     The name ends with a number that the operator computes from the ID of the cluster. With another C(AMI_VERSION), an
