@@ -109,7 +109,7 @@ def cloud_side(moto: aws.Moto) -> aws.CloudSide:
 @pytest.fixture(scope="session")
 def cluster(cloud_side: aws.CloudSide) -> Iterator[Cluster]:
     """A cluster that looks like OpenShift on AWS, with an empty namespace of the operator."""
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         openshift.fill(running, cloud_side.workers, aws.REGION)
         running.kubectl("create", "namespace", OPERATOR_NAMESPACE)
         yield running

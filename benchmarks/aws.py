@@ -77,7 +77,7 @@ class AwsWorld(World):
         with contextlib.ExitStack() as servers:
             servers.callback(moto.processes.stop)
             proxy = servers.enter_context(ec2_proxy(moto.endpoint_url))
-            yield cls(servers.enter_context(Cluster()), scratch, moto, proxy)
+            yield cls(servers.enter_context(Cluster(definitions=openshift.definitions())), scratch, moto, proxy)
 
     def __init__(self, cluster: Cluster, scratch: Path, moto: Moto, proxy: Ec2Proxy):
         super().__init__(cluster, scratch)

@@ -137,7 +137,7 @@ class AzureWorld(World):
     @classmethod
     @contextlib.contextmanager
     def started(cls, scratch: Path) -> Iterator[Self]:
-        with AzureArm(scratch / "arm") as arm, Cluster() as cluster:
+        with AzureArm(scratch / "arm") as arm, Cluster(definitions=openshift.definitions()) as cluster:
             yield cls(cluster, scratch, arm)
 
     def __init__(self, cluster: Cluster, scratch: Path, arm: AzureArm):

@@ -58,7 +58,7 @@ class World:
         self.cluster, self._peer_pods, self._operator = cluster, peer_pods, operator
         self._api = Api(str(cluster.kubeconfig))
         region = openshift.IMAGINED_REGION["aws"]
-        openshift.fill(cluster, openshift.imagined_workers(nodes), region, peer_pod_configs=False)
+        openshift.fill(cluster, openshift.imagined_workers(nodes), region)
         openshift.start_stand_ins(cluster, "process", operator, webhook_image="webhook:source")
         cluster.apply(*_installation())
         wait_for("all nodes to advertise", lambda: self._advertise(BEFORE), seconds=1800)
@@ -231,7 +231,7 @@ def main() -> None:
     options = parser.parse_args()
     if release_of(options.operator).has_peer_pod_config:
         parser.error("operators up to 1.8 change a limit without a restart of cloud-api-adaptor")
-    with Cluster() as cluster:
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as cluster:
         print(f"load {os.getloadavg()[0]:.1f}; installing on {options.nodes} nodes", flush=True)
         world = World(cluster, options.nodes, options.peer_pods, options.operator)
         changes = {}

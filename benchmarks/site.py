@@ -200,7 +200,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         moto = aws.Moto(Path(directory))
         try:
-            with Cluster() as cluster:
+            with Cluster(definitions=openshift.definitions()) as cluster:
                 world = World(Path(directory), cluster, moto, options.workers)
                 print(f"load {os.getloadavg()[0]:.1f}; running site.yml", flush=True)
                 first = world.run()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.environments import CACHE, own_environment
@@ -68,6 +69,7 @@ def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> P
     return directory
 
 
+@cache
 def source(module: Path, name: str) -> Path:
     """The directory with the files of the Go module `name`, in the version that the go.mod in `module` pins."""
     run = subprocess.run(

@@ -112,8 +112,11 @@ def bare_cluster(
         binaries()
         cloud = CLOUDS[name](directory / name, workers, stack, has_tokens=has_tokens)
         issuer = ISSUERS[name] if has_tokens else API_AUDIENCE
-        cluster = stack.enter_context(Cluster(directory / "cluster", has_pod_network=True, issuer=issuer))
-        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status, peer_pod_configs=False)
+        definitions = openshift.definitions(peer_pod_configs=False)
+        cluster = stack.enter_context(
+            Cluster(directory / "cluster", definitions=definitions, has_pod_network=True, issuer=issuer)
+        )
+        openshift.fill(cluster, cloud.workers, cloud.region, cloud.platform_status)
         if has_tokens:
             openshift.use_tokens(cluster, issuer)
         webhook = _images(runtime)["webhook"] if operator == NEWEST else ""

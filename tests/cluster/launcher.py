@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,7 @@ from .client import Client
 from .pki import CertificateAuthority, KeyPair
 from .pod_network import SOCKET
 from .processes import Processes, free_ports, wait_for
+from .seeds import copy, seed
 
 # The service network of OpenShift. It is not routed here: the API server connects to the endpoints of a webhook's
 # Service (--enable-aggregator-routing).
@@ -59,10 +61,22 @@ AUDIT_POLICY = {
 
 
 class Cluster:
-    """One running control plane. Use it as a context manager, or call `stop`."""
+    """One running control plane. Use it as a context manager, or call `stop`.
 
-    def __init__(self, directory: Path | None = None, *, has_pod_network: bool = False, issuer: str = API_AUDIENCE):
+    The CustomResourceDefinitions in `definitions`, YAML files or directories of such, exist from the beginning. The
+    garbage collector looks for new kinds every 30 seconds only.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        definitions: Sequence[Path] = (),
+        has_pod_network: bool = False,
+        issuer: str = API_AUDIENCE,
+    ):
         self._temporary = None
+        self.definitions = definitions
         # Of the tokens of service accounts.
         self.issuer = issuer
         # Whether the API server reaches nodes, pods and Services by the network of pod_network.py.
@@ -168,10 +182,31 @@ class Cluster:
         self.processes.start(name, command, environment={"GOGC": "400"})
 
     def _start(self) -> None:
-        etcd_port, peer_port, port, scheduler_port, manager_port = free_ports(5)
+        files = [Path(__file__), *self.definitions]
+        files = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+        copy(seed([self.bin.name.encode(), *(file.read_bytes() for file in files)], self._grow), self._data)
+        self._start_api_server()
+        self._start_controllers()
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "etcd"
+
+    def _grow(self, target: Path) -> None:
+        """Write the data of a new control plane with the same definitions into the directory `target`."""
+        with _Seedling(definitions=self.definitions) as seedling:
+            if self.definitions:
+                seedling.define(*self.definitions)
+            # The API server deletes its lease when it stops: in other clusters, it is not a peer.
+            seedling.processes.end("kube-apiserver")
+            seedling.processes.end("etcd")
+            copy(seedling._data, target)
+
+    def _start_api_server(self) -> None:
+        """Start etcd with the existing data, and the API server."""
+        etcd_port, peer_port, port = free_ports(3)
         self.server = f"https://127.0.0.1:{port}"
         self._ca_file = self._write("ca.crt", self.ca)
-        ca_key_file = self._write("ca.key", self._authority.pair.key)
         # Containers on this machine do not connect to the loopback address. They verify the name that all pods use.
         serving = self._files(
             "apiserver",
@@ -179,7 +214,7 @@ class Cluster:
         )
         etcd_serving = self._files("etcd", self._authority.server("etcd", "127.0.0.1"))
         etcd_client = self._files("etcd-client", self._authority.client("kube-apiserver"))
-        service_account_key = self._files("service-account", self._authority.client("service-account-signer"))[1]
+        self._service_account_key = self._files("service-account", self._authority.client("service-account-signer"))[1]
         kubelet_client = self._files("kubelet-client", self._authority.client("kube-apiserver-kubelet-client"))
         audit_policy = self._write("audit-policy.yaml", yaml.safe_dump(AUDIT_POLICY))
         webhook_client = self._files("webhook-client", self._authority.client("kube-apiserver"))
@@ -190,7 +225,7 @@ class Cluster:
             "etcd",
             [
                 str(self.bin / "etcd"),
-                f"--data-dir={self.directory / 'etcd'}",
+                f"--data-dir={self._data}",
                 f"--listen-client-urls={etcd_url}",
                 f"--advertise-client-urls={etcd_url}",
                 f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
@@ -232,8 +267,8 @@ class Cluster:
                 f"--service-cluster-ip-range={SERVICE_NETWORK}",
                 f"--service-account-issuer={self.issuer}",
                 f"--api-audiences={API_AUDIENCE}",
-                f"--service-account-key-file={service_account_key}",
-                f"--service-account-signing-key-file={service_account_key}",
+                f"--service-account-key-file={self._service_account_key}",
+                f"--service-account-signing-key-file={self._service_account_key}",
                 "--enable-aggregator-routing=true",
                 "--allow-privileged=true",
                 # End watches when it stops. By default it waits a minute for them to end.
@@ -250,9 +285,10 @@ class Cluster:
             *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
         )
         self._wait_for_api_server()
-        if self.has_pod_network:
-            # The garbage collector deletes the PeerPods of a deleted pod. It looks for new kinds every 30 seconds only.
-            self.define(Path(__file__).with_name("crds") / "peerpods.confidentialcontainers.org.yaml")
+
+    def _start_controllers(self) -> None:
+        scheduler_port, manager_port = free_ports(2)
+        ca_key_file = self._write("ca.key", self._authority.pair.key)
         self._start_program(
             "kube-controller-manager",
             [
@@ -266,7 +302,7 @@ class Cluster:
                 "--kube-api-qps=400",
                 "--kube-api-burst=800",
                 f"--root-ca-file={self._ca_file}",
-                f"--service-account-private-key-file={service_account_key}",
+                f"--service-account-private-key-file={self._service_account_key}",
                 f"--cluster-signing-cert-file={self._ca_file}",
                 f"--cluster-signing-key-file={ca_key_file}",
             ],
@@ -366,6 +402,13 @@ class Cluster:
         path.touch(mode=0o600)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return str(path)
+
+
+class _Seedling(Cluster):
+    """Only etcd and the API server, without data of another cluster."""
+
+    def _start(self) -> None:
+        self._start_api_server()
 
 
 def _kubeconfig(server: str, ca_file: str, certificate_file: str, key_file: str) -> dict:

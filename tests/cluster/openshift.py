@@ -104,24 +104,28 @@ def azure_status(resource_group: str, network_resource_group: str | None = None)
     }
 
 
+def definitions(*, peer_pod_configs: bool = True) -> list[Path]:
+    """The CustomResourceDefinitions that an installer leaves behind.
+
+    That of PeerPodConfigs comes with an operator up to 1.8; `peer_pod_configs` installs it without one.
+    """
+    transcribed = sorted(Path(__file__).with_name("crds").iterdir())
+    if not peer_pod_configs:
+        transcribed = [file for file in transcribed if not file.name.startswith("peerpodconfigs")]
+    return [*transcribed, *_published()]
+
+
 def fill(
     cluster: Cluster,
     workers: tuple[Worker, ...],
     region: str,
     platform_status: dict | None = None,
-    *,
-    peer_pod_configs: bool = True,
 ) -> None:
-    """Install the CRDs and the objects that an installer leaves behind.
+    """Create the objects that an installer leaves behind, in a cluster with `definitions`.
 
-    `platform_status` is that of the Infrastructure; the default is AWS in `region`. The definition of PeerPodConfigs
-    comes with an operator up to 1.8; `peer_pod_configs` installs it without one.
+    `platform_status` is that of the Infrastructure; the default is AWS in `region`.
     """
     platform = platform_status or {"type": "AWS", "aws": {"region": region}}
-    transcribed = sorted(Path(__file__).with_name("crds").iterdir())
-    if not peer_pod_configs:
-        transcribed = [file for file in transcribed if not file.name.startswith("peerpodconfigs")]
-    cluster.define(*transcribed, *_published())
     cluster.apply(
         *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES),
         *(node(worker, region) for worker in workers),

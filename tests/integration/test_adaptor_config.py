@@ -98,8 +98,8 @@ class Settings(World):
 def running(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, bool, Path]]:
     release = request.param
     latest = channels(release)["stable"][-1].version
-    with Cluster() as cluster:
-        openshift.fill(cluster, WORKERS, "eu-central-1", peer_pod_configs=False)
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as cluster:
+        openshift.fill(cluster, WORKERS, "eu-central-1")
         cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
         openshift.start_stand_ins(cluster, "process", release)
         world = World(cluster)

@@ -434,7 +434,7 @@ def test_the_usage_of_a_subnet_is_unknown(azure: Azure, usage):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """With three nodes for peer pods, and the namespaces of the operator and of the agent."""
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         openshift.fill(running, (), REGION)
         for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
             running.kubectl("create", "namespace", namespace)

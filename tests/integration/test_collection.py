@@ -102,7 +102,7 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     moto = aws.Moto(tmp_path_factory.mktemp("moto"))
     try:
         cloud = aws.create_cloud_side(moto, workers=2)
-        with Cluster() as cluster:
+        with Cluster(definitions=openshift.definitions()) as cluster:
             openshift.fill(cluster, cloud.workers, aws.REGION)
             openshift.start_stand_ins(cluster, "process", cloud_environment=moto.environment)
             yield Installed(

@@ -267,7 +267,7 @@ class Azure(Machine):
 @pytest.fixture(scope="module")
 def azure_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     directory = tmp_path_factory.mktemp("azure")
-    with AzureArm(directory / "arm") as arm, Cluster() as cluster:
+    with AzureArm(directory / "arm") as arm, Cluster(definitions=openshift.definitions()) as cluster:
         side = azure.create_cloud_side(arm, workers=2)
         status = openshift.azure_status(side.resource_group)
         openshift.fill(cluster, side.workers, azure.REGION, status)

@@ -58,7 +58,7 @@ class Installation:
 @pytest.fixture(scope="module")
 def installation(moto: aws.Moto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     cloud = aws.create_cloud_side(moto, workers=3)
-    with Cluster() as cluster:
+    with Cluster(definitions=openshift.definitions()) as cluster:
         openshift.fill(cluster, cloud.workers, aws.REGION)
         openshift.start_stand_ins(cluster, "process")
         cluster.apply(

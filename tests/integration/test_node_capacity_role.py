@@ -155,7 +155,7 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
     playbook = play_of("node_capacity", tmp_path_factory.mktemp("role"))
     runtime = "process" if why_no_podman() else "podman"
     variables = {**site_variables(runtime), "node_capacity_timeout": 60}
-    with Cluster() as cluster:
+    with Cluster(definitions=openshift.definitions()) as cluster:
         openshift.fill(cluster, openshift.imagined_workers(2), openshift.IMAGINED_REGION["aws"])
         for name in (OPERATOR_NAMESPACE, "openshift-config-managed"):
             cluster.kubectl("create", "namespace", name)

@@ -84,7 +84,7 @@ def plans(cluster: Cluster) -> list[tuple[str, bool]]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         openshift.fill(running, WORKERS, aws.REGION)
         openshift.start_stand_ins(running, "process")
         yield running

@@ -77,7 +77,7 @@ class Preflight(Reporting):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         yield running
 
 

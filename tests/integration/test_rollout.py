@@ -84,13 +84,8 @@ def generation(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def cluster(generation: int) -> Iterator[Cluster]:
-    with Cluster() as running:
-        openshift.fill(
-            running,
-            openshift.imagined_workers(1),
-            openshift.IMAGINED_REGION["aws"],
-            peer_pod_configs=generation == 1,
-        )
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=generation == 1)) as running:
+        openshift.fill(running, openshift.imagined_workers(1), openshift.IMAGINED_REGION["aws"])
         for namespace in (OPERATOR_NAMESPACE, AGENT_NAMESPACE):
             running.kubectl("create", "namespace", namespace)
         running.apply(

@@ -80,8 +80,8 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aws.Moto]:
 @pytest.fixture(scope="module")
 def site(moto: aws.Moto) -> Iterator[Site]:
     cloud = aws.create_cloud_side(moto, workers=3)
-    with Cluster() as cluster:
-        openshift.fill(cluster, cloud.workers, aws.REGION, peer_pod_configs=False)
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as cluster:
+        openshift.fill(cluster, cloud.workers, aws.REGION)
         openshift.start_stand_ins(cluster, "process", NEWEST, cloud_environment=moto.environment)
         wait_for_machine_config_operator(cluster)
 

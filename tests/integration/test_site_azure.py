@@ -43,7 +43,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 
 @pytest.fixture(scope="module")
 def site(arm: AzureArm) -> Iterator[Site]:
-    with Cluster(has_pod_network=True) as cluster:
+    with Cluster(definitions=openshift.definitions(), has_pod_network=True) as cluster:
         cloud = azure.create_cloud_side(arm, workers=3)
         status = openshift.azure_status(cloud.resource_group)
         openshift.fill(cluster, cloud.workers, azure.REGION, status)

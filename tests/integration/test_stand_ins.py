@@ -119,9 +119,9 @@ class World:
 @contextmanager
 def first_generation(*, webhook_image: str = "", **settings: str) -> Iterator[World]:
     """Operator 1.8.1 with a KataConfig on two workers. The InstallPlan of a newer version waits for approval."""
-    with Cluster() as cluster:
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as cluster:
         workers = openshift.imagined_workers(2)
-        openshift.fill(cluster, workers, "eu-central-1", peer_pod_configs=False)
+        openshift.fill(cluster, workers, "eu-central-1")
         cluster.kubectl("create", "namespace", OPERATOR_NAMESPACE)
         openshift.start_stand_ins(cluster, "process", NEWEST, webhook_image=webhook_image)
         world = World(cluster)

@@ -49,7 +49,7 @@ VM_GROUP = "vms"
 def site(moto: aws.Moto, cloud_side: aws.CloudSide) -> Iterator[Site]:
     ec2 = moto.client("ec2")
     ec2.create_security_group(GroupName=VM_GROUP, Description="VMs of peer pods", VpcId=cloud_side.vpc_id)
-    with Cluster() as cluster:
+    with Cluster(definitions=openshift.definitions()) as cluster:
         openshift.fill(cluster, cloud_side.workers, aws.REGION)
         openshift.start_stand_ins(cluster, "process", "1.8")
         wait_for_machine_config_operator(cluster)

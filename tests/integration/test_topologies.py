@@ -30,8 +30,8 @@ CONFIRMED = {"operator_install_confirm": openshift.INFRASTRUCTURE_NAME}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A cluster with a hosted control plane, which has no machine config operator."""
-    with Cluster() as running:
-        openshift.fill(running, WORKERS, aws.REGION, peer_pod_configs=False)
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as running:
+        openshift.fill(running, WORKERS, aws.REGION)
         group = "machineconfiguration.openshift.io"
         running.kubectl("delete", "crd", f"machineconfigpools.{group}", f"machineconfigs.{group}")
         openshift.set_status(running, "infrastructure/cluster", {"controlPlaneTopology": "External"})
@@ -88,7 +88,8 @@ class TestHosted:
 @pytest.fixture(scope="module")
 def compact(cluster: Cluster) -> None:
     """The workers are the nodes of the control plane."""
-    openshift.fill(cluster, WORKERS, aws.REGION, peer_pod_configs=False)
+    cluster.define(*cluster.definitions)
+    openshift.fill(cluster, WORKERS, aws.REGION)
     cluster.kubectl("label", "node", *NAMES, f"{MASTER_LABEL}=")
 
     def is_converged() -> bool:

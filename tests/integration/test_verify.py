@@ -144,8 +144,8 @@ def advertises(node: dict) -> bool:
 @pytest.fixture(scope="module")
 def bare(side: aws.CloudSide) -> Iterator[Cluster]:
     """A cluster with the RuntimeClass, the DaemonSet of cloud-api-adaptor and the mutation of peer pods."""
-    with Cluster(has_pod_network=True) as cluster:
-        openshift.fill(cluster, side.workers, aws.REGION, peer_pod_configs=False)
+    with Cluster(definitions=openshift.definitions(peer_pod_configs=False), has_pod_network=True) as cluster:
+        openshift.fill(cluster, side.workers, aws.REGION)
         daemon_set = _adaptors(release_of(NEWEST), f"{NEWEST}.0", {KATA_OC_LABEL: ""}, {})
         daemon_set["metadata"] = {"name": "osc-caa-ds", "namespace": OPERATOR_NAMESPACE}
         cluster.apply(

@@ -100,7 +100,7 @@ class Role(RoleAlone):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         workers = openshift.imagined_workers(2)
         openshift.fill(running, workers, openshift.IMAGINED_REGION["aws"])
         openshift.start_stand_ins(running, "process")

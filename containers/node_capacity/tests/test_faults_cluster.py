@@ -23,7 +23,7 @@ DISCOVERY = 40
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster() as running:
+    with Cluster(definitions=openshift.definitions()) as running:
         openshift.fill(running, (), "eu-central-1")
         yield running
 
