@@ -22,9 +22,9 @@ import yaml
 
 from tests.cluster import openshift
 from tests.cluster.adaptor import lost
+from tests.cluster.api import Api
 from tests.cluster.clouds import site_variables
 from tests.cluster.launcher import Cluster
-from tests.cluster.operators import Api
 from tests.cluster.processes import wait_for
 from tests.cluster.releases import NEWEST, release_of
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment

@@ -33,14 +33,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kubernetes import config
-from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
+from .api import Api, ApiError
 from .image_jobs import TOKEN_AUDIENCE
-from .operators import KATA_OC_LABEL, MASTER_LABEL, Api, advertise, is_passing
+from .operators import KATA_OC_LABEL, MASTER_LABEL, advertise, is_passing
 from .pod_network import PodNetwork
 from .pod_vms import NO_TOKEN, cloud_of
 from .releases import RELEASES, Release, release_of
@@ -295,7 +294,7 @@ class Adaptors:
         """Ignore objects that are already deleted, removed or created."""
         try:
             self._api.request(method, f"{path}?fieldManager={MANAGER}", body, content_type)
-        except ApiException as error:
+        except ApiError as error:
             if error.status not in (404, 409, 422):
                 raise
 
@@ -345,8 +344,8 @@ def main() -> None:
                 adaptors.see_all(listed["items"])
             adaptors.retry()
             version = _follow(api, adaptors, version)
-        except (ApiException, HTTPError, OSError) as error:
-            if isinstance(error, ApiException) and not is_passing(error):
+        except (ApiError, HTTPError, OSError) as error:
+            if isinstance(error, ApiError) and not is_passing(error):
                 raise
             # A new list has the events that were missed.
             version = ""
@@ -367,7 +366,7 @@ def _sandboxes(api: Api, kubeconfig: str, directory: Path) -> Sandboxes:
     vms = cloud_of(os.environ, token)
     if vms is None:
         raise SystemExit("The environment names no cloud.")
-    server = config.kube_config.new_client_from_config(kubeconfig).configuration.host
+    server = api.server
 
     def log_of(namespace: str, pod: str) -> str | None:
         return sandboxes.log_of(namespace, pod)

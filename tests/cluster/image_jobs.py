@@ -24,7 +24,7 @@ from tests.support import OPERATOR_NAMESPACE
 from .openshift import CLUSTER_ID
 
 if TYPE_CHECKING:
-    from .operators import Api
+    from .api import Api
     from .releases import Release
 
 BUILDER = "osc-podvm-builder-rhel9"

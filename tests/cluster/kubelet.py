@@ -38,12 +38,10 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 import yaml
-from kubernetes import config
-from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from .api import Api, ApiError, now
 from .image_jobs import BUILDER
-from .operators import Api
 from .pki import CertificateAuthority
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +285,6 @@ class Kubelet:
         directory: Path,
         runtime: Runtime,
         address: str,
-        server: str,
     ):
         self._node = node
         self._api = Api(kubeconfig)
@@ -297,7 +294,6 @@ class Kubelet:
         # For the images in PROGRAMS, which are not built.
         self._programs = runtime if isinstance(runtime, ProcessRuntime) else ProcessRuntime(address)
         self._address = address
-        self._server = server
         self._logs = _log_server(address, directory, self._ca, self._log)
         self._pods: dict[str, LocalPod] = {}
         self._heartbeat = 0.0
@@ -314,7 +310,7 @@ class Kubelet:
             while not stopping:
                 try:
                     self._sync()
-                except (ApiException, HTTPError) as error:
+                except (ApiError, HTTPError) as error:
                     # Pods keep running while the API server is not available.
                     print(error, file=sys.stderr, flush=True)
                 time.sleep(SYNC_SECONDS)
@@ -366,8 +362,8 @@ class Kubelet:
                             "status": "True",
                             "reason": "KubeletReady",
                             "message": "simulates a kubelet",
-                            "lastHeartbeatTime": _now(),
-                            "lastTransitionTime": _now(),
+                            "lastHeartbeatTime": now(),
+                            "lastTransitionTime": now(),
                         }
                     ],
                 },
@@ -396,7 +392,7 @@ class Kubelet:
         for manifest in bound:
             try:
                 self._sync_pod(manifest)
-            except ApiException as error:
+            except ApiError as error:
                 # Deleted or changed since the list, or a Secret does not exist yet: try again next time.
                 if error.status not in (404, 409):
                     raise
@@ -418,7 +414,7 @@ class Kubelet:
             self._resolve_environment(pod)
             environment = {
                 "KUBERNETES_SERVICE_HOST": "kubernetes.default.svc",
-                "KUBERNETES_SERVICE_PORT": self._server.rpartition(":")[2],
+                "KUBERNETES_SERVICE_PORT": self._api.server.rpartition(":")[2],
             }
             runtime = self._runtime_of(pod)
             if isinstance(runtime, ProcessRuntime):
@@ -541,7 +537,7 @@ class Kubelet:
                     "clusters": [
                         {
                             "name": "c",
-                            "cluster": {"server": self._server, "certificate-authority": str(account / "ca.crt")},
+                            "cluster": {"server": self._api.server, "certificate-authority": str(account / "ca.crt")},
                         }
                     ],
                     "users": [{"name": "u", "user": {"tokenFile": str(account / "token")}}],
@@ -567,7 +563,7 @@ class Kubelet:
         if summary == pod.status:
             return
         pod.status = summary
-        started = _now()
+        started = now()
         self._api.merge(
             f"{pod.path}/status",
             {
@@ -609,7 +605,7 @@ class Kubelet:
         if "ended" in pod.status:
             return
         pod.status = {"ended": True}
-        codes, now = runtime.exit_codes(pod), _now()
+        codes, ended = runtime.exit_codes(pod), now()
         failed = any(codes)
         containers = zip(pod.manifest["spec"]["containers"], codes, strict=True)
         reason = "PodFailed" if failed else "PodCompleted"
@@ -619,9 +615,9 @@ class Kubelet:
                 "status": {
                     "phase": "Failed" if failed else "Succeeded",
                     "hostIP": self._address,
-                    "startTime": now,
+                    "startTime": ended,
                     "conditions": [
-                        {"type": kind, "status": status, "reason": reason, "lastTransitionTime": now}
+                        {"type": kind, "status": status, "reason": reason, "lastTransitionTime": ended}
                         for kind, status in (("Initialized", "True"), ("ContainersReady", "False"), ("Ready", "False"))
                     ],
                     "containerStatuses": [
@@ -636,8 +632,8 @@ class Kubelet:
                                 "terminated": {
                                     "exitCode": code,
                                     "reason": "Error" if code else "Completed",
-                                    "startedAt": now,
-                                    "finishedAt": now,
+                                    "startedAt": ended,
+                                    "finishedAt": ended,
                                 }
                             },
                         }
@@ -776,10 +772,6 @@ def host_address() -> str:
         return probe.getsockname()[0]
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _now_micro() -> str:
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -794,8 +786,7 @@ def main() -> None:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     address = host_address()
     runtime = Podman(arguments.directory) if arguments.runtime == "podman" else ProcessRuntime(address)
-    server = config.kube_config.new_client_from_config(arguments.kubeconfig).configuration.host
-    Kubelet(arguments.node, arguments.kubeconfig, arguments.directory, runtime, address, server).run()
+    Kubelet(arguments.node, arguments.kubeconfig, arguments.directory, runtime, address).run()
 
 
 if __name__ == "__main__":

@@ -15,23 +15,19 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kubernetes import config
-from kubernetes.client.exceptions import ApiException
-from kubernetes.dynamic import DynamicClient
 from urllib3.exceptions import HTTPError
 
 from tests.support import OPERATOR_NAMESPACE
 
+from .api import Api, ApiError, now
 from .image_jobs import TOKEN_DIRECTORY, TOKEN_VOLUME, create_image, delete_image, revoke
 from .openshift import CONFIGURED, peer_pod_config
 from .pki import CertificateAuthority
@@ -176,85 +172,6 @@ TOKEN_FILE = f"{TOKEN_DIRECTORY}/token"
 CREDENTIALS_REQUEST_LABEL = {"kataconfiguration.openshift.io/credentials-request-based": "true"}
 
 
-class Api:
-    """A small client with paths and dicts."""
-
-    def __init__(self, kubeconfig: str):
-        self._client = DynamicClient(config.new_client_from_config(kubeconfig))
-
-    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> dict:
-        response = self._client.request(method.lower(), path, body=body, content_type=content_type, serialize=False)
-        return json.loads(response.data)
-
-    def stream(self, path: str) -> Iterator[bytes]:
-        """The lines of a watch, until the API server ends it."""
-        response = self._client.request("get", path, serialize=False)
-        yield from response
-
-    def list(self, path: str) -> list[dict]:
-        return self.request("GET", path)["items"]
-
-    def get(self, path: str) -> dict | None:
-        try:
-            return self.request("GET", path)
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def ensure(self, collection: str, body: dict) -> None:
-        """Create the object unless it exists."""
-        if self.get(f"{collection}/{body['metadata']['name']}") is None:
-            self.request("POST", collection, body)
-
-    def write(self, collection: str, body: dict) -> None:
-        """Create the object, or update its data."""
-        path = f"{collection}/{body['metadata']['name']}"
-        current = self.get(path)
-        if current is None:
-            self.request("POST", collection, body)
-        elif current.get("data") != body["data"]:
-            self.merge(path, {"data": body["data"]})
-
-    def merge(self, path: str, body: dict) -> None:
-        self.request("PATCH", path, body, "application/merge-patch+json")
-
-    def delete(self, path: str) -> None:
-        """Delete the object if it exists."""
-        try:
-            self.request("DELETE", path)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-
-    def status(self, path: str, current_object: dict, new_status: dict, **other_fields: str) -> None:
-        """Set fields of a status if one differs. A condition that stays `True` keeps its time.
-
-        `other_fields` has fields that do not count as a difference.
-        """
-        now = current_object.get("status") or {}
-        if "conditions" in new_status:
-            known = {condition["type"]: condition for condition in now.get("conditions", [])}
-            new_status = {
-                **new_status,
-                "conditions": [
-                    _condition(known.get(condition["type"], {}), condition) for condition in new_status["conditions"]
-                ],
-            }
-        if any(now.get(key) != value for key, value in new_status.items()):
-            self.merge(f"{path}/status", {"status": new_status | other_fields})
-
-
-def _condition(current: dict, new_condition: dict) -> dict:
-    new_condition = {"reason": "", "message": "", **new_condition}
-    is_unchanged = new_condition.items() <= current.items()
-    return current if is_unchanged else {**new_condition, "lastTransitionTime": _now()}
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kubeconfig")
@@ -288,9 +205,9 @@ def main() -> None:
         ):
             try:
                 act(api)
-            except (ApiException, HTTPError, OSError) as error:
+            except (ApiError, HTTPError, OSError) as error:
                 # Try again in the next tick, as a controller does. Any other error is an error of this program.
-                if isinstance(error, ApiException) and not is_passing(error):
+                if isinstance(error, ApiError) and not is_passing(error):
                     raise
                 changed.set()
         time.sleep(TICK)
@@ -300,13 +217,13 @@ def _watch(api: Api, path: str, changed: threading.Event) -> None:
     """Set `changed` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
     while True:
         # The kind is not defined yet, or the API server does not respond.
-        with contextlib.suppress(ApiException, HTTPError, OSError):
+        with contextlib.suppress(ApiError, HTTPError, OSError):
             for _event in api.stream(f"{path}?watch=true"):
                 changed.set()
         time.sleep(TICK)
 
 
-def is_passing(error: ApiException) -> bool:
+def is_passing(error: ApiError) -> bool:
     """Whether the same request may succeed later: after a conflict, if an object or its namespace was deleted
     meanwhile, or if the API server is busy or stops.
     """
@@ -326,7 +243,7 @@ def catalog_operator(api: Api) -> None:
                     "status": {
                         "connectionState": {
                             "address": f"{metadata['name']}.{metadata['namespace']}.svc:50051",
-                            "lastConnect": _now(),
+                            "lastConnect": now(),
                             "lastObservedState": "READY",
                         }
                     }
@@ -389,7 +306,7 @@ def _subscribed(api: Api, subscription: dict) -> None:
                 "conditions": list(conditions),
                 **fields,
             },
-            lastUpdated=_now(),
+            lastUpdated=now(),
         )
 
     unhealthy = _unhealthy(api, spec)
@@ -1301,7 +1218,7 @@ def advertise(api: Api, node: str, slots: str | None, manager: str) -> None:
                 patch,
                 "application/json-patch+json",
             )
-        except ApiException as error:
+        except ApiError as error:
             # The node was deleted, has nothing to remove, or the limit is not a quantity.
             if error.status not in (400, 404, 422):
                 raise

@@ -30,9 +30,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from kubernetes.client.exceptions import ApiException
-
-from .operators import Api
+from .api import Api, ApiError
 from .pod_network import PodNetwork
 from .pod_vms import AGENT_PORT, VXLAN_PORT, PodVms, RejectedError, Vm, instance_name
 from .processes import free_ports
@@ -159,7 +157,7 @@ class Sandboxes:
             return path.read_text()
         try:
             pod = self._api.get(f"/api/v1/namespaces/{namespace}/pods/{name}")
-        except ApiException:
+        except ApiError:
             return None
         return "".join(f"{line}\n" for line in self._logs[pod["spec"]["nodeName"]]) if pod else None
 
@@ -408,7 +406,7 @@ class Sandboxes:
         """Ignore objects that are already deleted or changed."""
         try:
             self._api.request(method, f"{path}?fieldManager={MANAGER}", body, content_type)
-        except ApiException as error:
+        except ApiError as error:
             if error.status not in (404, 409, 422):
                 raise
 

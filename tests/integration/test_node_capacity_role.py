@@ -18,10 +18,10 @@ import pytest
 import yaml
 
 from tests.cluster import openshift
+from tests.cluster.api import Api
 from tests.cluster.clouds import site_variables
 from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import Cluster
-from tests.cluster.operators import Api
 from tests.cluster.processes import free_ports, wait_for
 from tests.integration.containers import (
     assert_probed_and_spread,

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import openshift
+from tests.cluster.api import Api
 from tests.cluster.launcher import Cluster
-from tests.cluster.operators import Api
 from tests.cluster.processes import wait_for
 from tests.cluster.releases import RELEASES
 from tests.integration.agent import AGENT_NAMESPACE, start_agent

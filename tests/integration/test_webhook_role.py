@@ -24,14 +24,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from kubernetes.client.exceptions import ApiException
 
 from tests.cluster import openshift
+from tests.cluster.api import Api, ApiError
 from tests.cluster.cert_manager import start_cert_manager
 from tests.cluster.clouds import site_variables
 from tests.cluster.images import base_image, why_no_podman
 from tests.cluster.launcher import CLIENT_CERTIFICATE_NAMESPACE, Cluster
-from tests.cluster.operators import Api
 from tests.cluster.pki import builder, key_usage, pem
 from tests.cluster.processes import free_ports, wait_for
 from tests.integration.containers import (
@@ -169,7 +168,7 @@ def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
             try:
                 answer = api.request("POST", "/api/v1/namespaces/default/pods?dryRun=All", PEER_POD)
                 created.append(answer["spec"]["containers"][0]["resources"]["limits"][RESOURCE])
-            except ApiException as error:
+            except ApiError as error:
                 refused.append(error.body)
 
     def wait_for_more(count: int) -> None:
