@@ -184,8 +184,40 @@ def test_the_ports_are_open_between_the_workers_and_the_group_in_peer_pods_cm(ma
     assert (data["AWS_SG_IDS"], data["AWS_VPC_ID"]) == (vm_group, site.cloud.vpc_id)
 
 
-def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleAlone):
+@pytest.fixture
+def left_namespaces(manual_setup, site: Site) -> Iterator[tuple[str, str]]:
+    """Those of agents that gave way to the operator, with what they left; in the second, a user has an object, too."""
+    names = ("agent-left", "agent-left-in-use")
+    labels = {"app.kubernetes.io/part-of": "osc.peerpods"}
+    limits = {"default": json.dumps({"limit": 5})}
+    bounds = {"instance-quota": "9"}
+    for name in names:
+        site.cluster.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}},
+            *(
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "metadata": {"name": config_map, "namespace": name, "labels": labels},
+                    "data": data,
+                }
+                for config_map, data in (("peerpods-limits", limits), ("peerpods-cloud-capacity", bounds))
+            ),
+        )
+    site.cluster.kubectl("create", "configmap", "mine", "-n", names[1])
+    yield names
+    site.cluster.kubectl("delete", "namespace", *names, "--ignore-not-found")
+
+
+def test_existing_objects_are_restored(manual_setup, left_namespaces, site: Site, teardown: RoleAlone):
     output = succeed(teardown.run)
+    removed, in_use = left_namespaces
+    namespaces = [item["metadata"]["name"] for item in site.cluster.get("namespaces")["items"]]
+    assert (removed in namespaces, in_use in namespaces) == (False, True)
+    config_maps = site.cluster.get("configmaps", "-n", in_use)["items"]
+    assert {item["metadata"]["name"] for item in config_maps} == {"kube-root-ca.crt", "mine"}
+    assert f"Namespace {in_use} stays: it contains ConfigMap/mine, which this collection did not create." in output
+    site.cluster.kubectl("delete", "namespace", in_use)
     assert "is already in use" not in output
     cluster, cloud = manual_setup
     nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}
@@ -203,7 +235,7 @@ def test_existing_objects_are_restored(manual_setup, site: Site, teardown: RoleA
     remaining = stays(output)
     assert {"KataConfig/mine", "Subscription/mine", "Secret/peer-pods-secret"} <= set(remaining.pop("operator"))
     assert remaining == {
-        "namespaces": [NAMESPACE],
+        "namespaces": sorted([in_use, NAMESPACE]),
         "peerpodconfigs": ["peerpodconfig-openshift"],
         "advertising_nodes": len(nodes),
         "security_rules": [],

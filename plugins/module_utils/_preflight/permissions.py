@@ -132,6 +132,8 @@ TEARDOWN: dict[str, dict[tuple[str, str], tuple[str, ...]]] = {
     },
     "peerpodconfig_rollout": {
         ("", "configmaps"): (*_REMOVE, "patch"),
+        # Those that an earlier agent left.
+        ("", "namespaces"): ("list",),
         ("apps", "deployments"): ("list",),
         ("policy", "poddisruptionbudgets"): ("list",),
         ("rbac.authorization.k8s.io", "clusterrolebindings"): ("get",),
