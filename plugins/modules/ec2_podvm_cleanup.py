@@ -129,6 +129,11 @@ bucket:
   returned: success
   type: str
   sample: podvm-image-262093934.0.1
+bucket_region:
+  description: The region of O(bucket) if it exists, also if these credentials may not read it, else empty.
+  returned: success
+  type: str
+  sample: us-east-2
 unreadable:
   description: >-
     Whether O(bucket) exists, and these credentials may not read it: it belongs to another account, or they lack
@@ -162,16 +167,24 @@ REGION_HEADER = "x-amz-bucket-region"
 
 
 def read_bucket(module: AnsibleAWSModule) -> dict[str, Any]:
-    """The values `bucket` and `unreadable` of this module."""
+    """The values `bucket`, `bucket_region` and `unreadable` of this module."""
     bucket = module.params["bucket"]
     try:
-        exists = bool(bucket) and Api(module, "s3", "S3").find("HeadBucket", *ABSENT, Bucket=bucket) is not None
+        answer = Api(module, "s3", "S3").find("HeadBucket", *ABSENT, Bucket=bucket) if bucket else None
     except Ec2Error as error:
         if error.code != FORBIDDEN:
             raise
-        answer = getattr(error.__cause__, "response", {})
-        return {"bucket": None, "unreadable": REGION_HEADER in answer["ResponseMetadata"]["HTTPHeaders"]}
-    return {"bucket": bucket if exists else None, "unreadable": False}
+        region = region_in(getattr(error.__cause__, "response", {}))
+        return {"bucket": None, "bucket_region": region, "unreadable": bool(region)}
+    return {
+        "bucket": bucket if answer else None,
+        "bucket_region": region_in(answer) if answer else "",
+        "unreadable": False,
+    }
+
+
+def region_in(answer: Mapping[str, Any]) -> str:
+    return answer["ResponseMetadata"]["HTTPHeaders"].get(REGION_HEADER, "")
 
 
 def permitted(read: Callable[[], Any], otherwise: Any) -> Any:

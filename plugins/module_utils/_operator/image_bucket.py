@@ -77,6 +77,15 @@ def bucket_problem(buckets: Mapping[str, str], reading: Mapping[str, Any], regio
     if buckets["needed"]:
         found = _unusable(buckets["needed"], reading)
         return {"found": found, "fix": CREATE_MISSING} if found else {}
+    exists_in = reading.get("bucket_region") or region
+    if region == CREATES_AGAIN and exists_in != region:
+        return {
+            "found": (
+                f"The image job creates the S3 bucket {buckets['created']} itself, which exists in {exists_in}: it "
+                f"fails, since EC2 in {region} imports images only from buckets there."
+            ),
+            "fix": "Set BUCKET_NAME in operator_install_image_config to the name of a new bucket.",
+        }
     if reading.get("unreadable"):
         return _unreadable(buckets, region)
     bucket = reading.get("bucket")

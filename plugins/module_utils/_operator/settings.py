@@ -28,6 +28,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.names impor
     PEER_PODS_SECRET,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.ownership import REQUESTED, STS
+from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.pod_vm_image import IMAGE_KEYS
 
 LAYERED_IMAGE_CM = "layered-image-deploy-cm"
 
@@ -43,9 +44,6 @@ DEFAULTS = {"Subscription": {"installPlanApproval": "Automatic"}}
 
 # The value of a setting that the role cloud_networking finds, before it runs.
 PENDING = "what the role cloud_networking finds"
-
-# The keys of peer-pods-cm with the ID of the image, which the operator then does not create.
-IMAGE_KEYS = ("PODVM_AMI_ID", "AZURE_IMAGE_ID")
 
 # What is shown of a value of a Secret.
 HIDDEN = "(not shown)"
@@ -92,7 +90,10 @@ def operator_settings(options: Mapping[str, Any]) -> dict:
     changed = {key: value for key, value in written.items() if key not in (required & stored.keys()) - empty}
     known = {name: existing.content(entry) for name, entry in existing.image_settings.items()}
     # The next write to peer-pods-cm restores an image that an interrupted teardown has kept.
-    has_image = bool(options["image"].get("kept")) or any(map(stored.get, IMAGE_KEYS))
+    # The image of another cloud is not that of this one.
+    has_image = bool(
+        options["image"].get("kept") or stored.get(IMAGE_KEYS.get((options["platform"] or "").lower(), ""))
+    )
     image = image_settings(
         options["platform"],
         {**options["image"], "existing": known, "has_image": has_image},

@@ -167,7 +167,7 @@ def _aws_egress(settings: Mapping, network: Mapping) -> dict:
             found.append(f"{sentence} VMs pull images of Amazon ECR, or of a registry in the VPC.")
     elif not route["active"]:
         problems.append(f"The route of {table} to the internet leads to {route['target']}, which does not exist.")
-    elif route["kind"] == "internet gateway" and not network["public_addresses"]:
+    elif route["kind"] == "internet gateway" and not (network["public_addresses"] or settings["public_ip"]):
         problems.append(
             f"{subnet} reaches the internet through the internet gateway {route['target']}, but its VMs get no public "
             "IP address."
@@ -238,6 +238,9 @@ def _azure_egress_of_subnet(settings: Mapping, network: Mapping, nat_gateway: Ma
             problems.append("Route 0.0.0.0/0 of this subnet to a firewall, or remove the route")
         elif settings["azure_nat_gateway"]:
             found = f"{found} The role cloud_networking adds a NAT gateway."
+        elif settings["public_ip"]:
+            vms = f"The VMs in {_name(network['subnet'])}"
+            found = f"{vms} reach the internet by their public IP addresses (USE_PUBLIC_IP)."
         elif network["way_out"] == "none":
             problems.append(
                 "Set cloud_networking_azure_nat_gateway to true, so that the role cloud_networking adds a NAT gateway, "

@@ -24,6 +24,9 @@ FOREIGN = {"failed": True, "unusable": True, "msg": "The S3 bucket b belongs to 
         (CREATES, CLOSED, "us-east-2", "if to this one, the job fails as well.", "name of a new bucket."),
         (CREATES, CLOSED, "us-east-1", "the job deletes it at its end with all of its content.", "BUCKET_NAME"),
         (CREATES_DEFAULT, CLOSED, "us-east-2", "S3 bucket b itself, which exists, and which these", "BUCKET_NAME"),
+        # The name that the job gives by default was used in another region.
+        (CREATES_DEFAULT, {"bucket": "b", "bucket_region": "us-east-2"}, "us-east-1", "exists in us-east-2", "BUCKET_"),
+        (CREATES_DEFAULT, {**CLOSED, "bucket_region": "us-east-2"}, "us-east-1", "exists in us-east-2", "BUCKET_NAME"),
         (NEEDS, {"changes": ["create bucket b"]}, "us-east-1", "what does not exist: S3 bucket b.", CREATE_MISSING),
         (
             NEEDS,
@@ -49,7 +52,9 @@ def test_a_bucket_on_which_the_job_fails(buckets: dict, reading: dict, region: s
         (CREATES, {"bucket": None}, "us-east-2"),
         # What an earlier job has left there does not disturb the next one.
         (CREATES_DEFAULT, {"bucket": "b"}, "us-east-1"),
+        (CREATES_DEFAULT, {"bucket": "b", "bucket_region": "us-east-1"}, "us-east-1"),
         (CREATES_DEFAULT, CLOSED, "us-east-1"),
+        (CREATES_DEFAULT, {"bucket": None, "bucket_region": "", "unreadable": False}, "us-east-1"),
         (CREATES, {"msg": "Authenticating to AWS failed."}, "us-east-2"),
         (NEEDS, {"changes": []}, "us-east-2"),
         (NEEDS, {"changes": ["tag bucket b"]}, "us-east-2"),

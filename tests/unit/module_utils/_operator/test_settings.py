@@ -279,6 +279,8 @@ def test_a_setting_that_must_not_be_empty_replaces_an_empty_one(managed: bool):
         (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, "", True),
         (["AWS_KEY"], {}, "", False),
         (["AWS_KEY", "AWS_SESSION_TOKEN"], {"PODVM_AMI_ID": "ami-1"}, "", False),
+        # The image of another cloud.
+        (["AWS_KEY", "AWS_SESSION_TOKEN"], {"AZURE_IMAGE_ID": "/images/1"}, "", True),
         # An interrupted teardown has kept an image, which is restored.
         (["AWS_KEY", "AWS_SESSION_TOKEN"], {}, "ami-1", False),
     ],

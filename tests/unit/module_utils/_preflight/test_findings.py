@@ -87,6 +87,7 @@ SETTINGS = {
     "vm_subnet_is_set": False,
     "worker_subnets": ["subnet-1"],
     "azure_nat_gateway": False,
+    "public_ip": False,
     "deployment_mode": "",
     "pool_selector": {},
     "confirm": "",

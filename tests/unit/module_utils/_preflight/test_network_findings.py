@@ -20,6 +20,7 @@ SETTINGS = {
     "worker_subnets": ["subnet-a"],
     "ports": None,
     "tunnel_port": "9000",
+    "public_ip": False,
     "roles": ["cloud_networking"],
 }
 AWS = {
@@ -177,6 +178,19 @@ def test_outbound_access(change: dict, status: str, sentence: str):
     assert ("operator_install_aws_subnet_id" in egress["fix"]) is (status == "warning")
 
 
+def test_vms_with_public_addresses_of_their_own():
+    """Of USE_PUBLIC_IP. A route table with a route for all addresses counts before them on Azure."""
+    settings = {"public_ip": True}
+    assert found({**AWS, "default_route": INTERNET_GATEWAY}, settings)["egress"]["status"] == "ok"
+    assert found({**AWS, "default_route": None}, settings)["egress"]["status"] == "warning"
+    finding = azure_egress(NONE, public_ip=True)
+    assert finding["status"] == "ok"
+    assert finding["found"] == "The VMs in workers reach the internet by their public IP addresses (USE_PUBLIC_IP)."
+    assert azure_egress(DROPPED, public_ip=True)["status"] == "warning"
+    denied = {**NONE, "https_denied_by": ["rest (200) of demo-nsg"]}
+    assert azure_egress(denied, public_ip=True)["status"] == "warning"
+
+
 def test_without_the_groups_of_the_vms_their_rules_do_not_count():
     without = {key: value for key, value in AWS.items() if key != "https_allowed_by"}
     assert found(without)["egress"]["status"] == "ok"
@@ -244,8 +258,11 @@ DROPPED = {
 }
 
 
-def azure_egress(change: dict, nat_gateway: dict | None = None, requested: bool = False) -> dict:
-    settings = {**SETTINGS, "vm_subnet": "/s/subnets/workers", "azure_nat_gateway": requested}
+def azure_egress(
+    change: dict, nat_gateway: dict | None = None, requested: bool = False, public_ip: bool = False
+) -> dict:
+    of_run = {"vm_subnet": "/s/subnets/workers", "azure_nat_gateway": requested, "public_ip": public_ip}
+    settings = {**SETTINGS, **of_run}
     readings = {"network": {**AZURE, **change}, "nat_gateway": nat_gateway}
     (finding,) = network_findings({"platform": "Azure", "region": "westeurope"}, settings, readings)
     assert finding["check"] == "egress"
