@@ -15,7 +15,7 @@ description:
   - >-
     Creates the role that cloud-api-adaptor assumes with the tokens of its service account, on clusters with short-lived
     credentials. The trust policy of the role admits the service account C(default) of the operator's namespace, with
-    tokens of the cluster's issuer for the audience C(openshift).
+    tokens of the cluster's issuer for the audience C(openshift). Other statements of the trust policy stay.
   - >-
     The permissions are inline policies of the role: C(peer-pod-vms) for cloud-api-adaptor, and C(peer-pod-image) for
     the job that creates the image of the VMs, only with O(image). They are those of the files in C(docs/policies).
@@ -62,8 +62,9 @@ options:
   state:
     description:
       - >-
-        Whether the role exists. With V(absent), a role of another owner stays. A role with further policies, or in an
-        instance profile, is not changed, and the module fails.
+        Whether the role exists. With V(absent), a role of another owner stays. A role with further policies, in an
+        instance profile, or with a trust policy that admits other principals than the identity provider of O(issuer),
+        is not changed, and the module fails. Without O(issuer), the trust policy may admit one principal.
     type: str
     choices: [present, absent]
     default: present
@@ -181,6 +182,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     Change,
     Cluster,
     Role,
+    other_principals,
     owner_problem,
     plan_removal,
     plan_role,
@@ -230,13 +232,14 @@ def plan_present(iam: Iam, account: Account, cluster: Cluster, params: dict[str,
     return Plan(name, role, plan_role(role, account, cluster, image=params["image"]))
 
 
-def plan_absent(iam: Iam, cluster: Cluster, name: str | None, left: list[str]) -> list[Plan]:
+def plan_absent(iam: Iam, account: Account, cluster: Cluster, name: str | None, left: list[str]) -> list[Plan]:
     """The removal of the role with this name, or of every role of the cluster; `left` gets the ARNs of its roles."""
     roles = {each: iam.role(each, POLICIES) for each in ([name] if name else iam.role_names())}
     own = {each: role for each, role in roles.items() if role is not None and role.is_of(cluster)}
     left += [role.arn for role in own.values()]
     for each, role in own.items():
-        role = replace(role, attached=iam.attached(each, POLICIES))
+        trusted = other_principals(role.trust, account, cluster)
+        role = replace(role, attached=iam.attached(each, POLICIES), trusted=trusted)
         if problem := removal_problem(role):
             raise InUseError(problem)
         roles[each] = role
@@ -254,7 +257,7 @@ def run(module: AnsibleAWSModule, iam: Iam, left: list[str]) -> dict[str, Any]:
     if is_present:
         plans = [plan_present(iam, account, cluster, params)]
     else:
-        plans = plan_absent(iam, cluster, params["name"], left)
+        plans = plan_absent(iam, account, cluster, params["name"], left)
     if not module.check_mode and not is_dry_run:
         for plan in plans:
             for change in plan.changes:

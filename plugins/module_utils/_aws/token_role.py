@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -70,13 +71,15 @@ class Account:
 @dataclass(frozen=True)
 class Role:
     """An existing role: its ARN, its tags, its trust policy, and the documents of its inline policies by name. For a
-    removal also `attached`, what else IAM does not delete a role with: other policies, and instance profiles."""
+    removal also `attached`, what else IAM does not delete a role with: other policies, and instance profiles; and
+    `trusted`, the other principals of its trust policy."""
 
     arn: str
     tags: Mapping[str, str]
     trust: Mapping[str, Any]
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     attached: Sequence[str] = ()
+    trusted: Sequence[str] = ()
 
     def is_of(self, cluster: Cluster) -> bool:
         return cluster.tags.items() <= self.tags.items()
@@ -132,7 +135,10 @@ def owner_problem(role: Role | None, name: str, cluster: Cluster) -> str:
 
 
 def plan_role(role: Role | None, account: Account, cluster: Cluster, *, image: bool) -> list[Change]:
-    """The changes that give the role its trust policy and its permissions, those for images only with `image`."""
+    """The changes that give the role its trust policy and its permissions, those for images only with `image`.
+
+    Other statements of the trust policy stay: another cluster, or a person, may assume the role by them.
+    """
     trust = trust_policy(account.provider_arn(cluster.issuer), cluster.issuer, [cluster.subject])
     policies: dict[str, Mapping[str, Any]] = {VM_POLICY: vm_policy()}
     if image:
@@ -140,8 +146,9 @@ def plan_role(role: Role | None, account: Account, cluster: Cluster, *, image: b
     changes = []
     if role is None:
         changes.append(Change("create_role", document=trust))
-    elif not is_same_policy(role.trust, trust):
-        changes.append(Change("update_trust", document=trust))
+    elif not any(is_same_policy(each, trust["Statement"][0]) for each in _as_list(role.trust.get("Statement"))):
+        statements = [*_as_list(role.trust.get("Statement")), *trust["Statement"]]
+        changes.append(Change("update_trust", document={**trust, **role.trust, "Statement": statements}))
     current = role.policies if role else {}
     changes += [
         Change("put_policy", name, document)
@@ -175,11 +182,34 @@ def plan_removal(role: Role | None, cluster: Cluster) -> list[Change]:
     return [*(Change("delete_policy", name) for name in role.policies), Change("delete_role")]
 
 
+def other_principals(trust: Mapping[str, Any], account: Account, cluster: Cluster) -> list[str]:
+    """The principals that the trust policy admits, other than the identity provider of the cluster. Without the issuer
+    of the cluster, none if there is only one."""
+    principals = dict.fromkeys(
+        json.dumps(each.get("Principal", {"NotPrincipal": each.get("NotPrincipal")}))
+        for each in _as_list(trust.get("Statement"))
+        if each.get("Effect") == "Allow" and (not cluster.issuer or not _is_provider(each, account, cluster))
+    )
+    return [] if len(principals) < 2 and not cluster.issuer else [*principals]
+
+
+def _is_provider(statement: Mapping[str, Any], account: Account, cluster: Cluster) -> bool:
+    principal = statement.get("Principal")
+    only = isinstance(principal, dict) and principal.keys() == {"Federated"}
+    return only and [*_federated(statement)] == [account.provider_arn(cluster.issuer)]
+
+
 def removal_problem(role: Role) -> str:
-    """Why IAM would not delete the role, as a sentence; empty if it would."""
+    """Why IAM would not delete the role, or who would lose its access, as a sentence; empty without a problem."""
+    name = role.arn.rpartition("/")[2]
+    if role.trusted:
+        return (
+            f"The trust policy of the role {name} admits {', '.join(role.trusted)}, which this collection did not add. "
+            "If nothing else uses the role, remove them from the trust policy (aws iam update-assume-role-policy), "
+            "then run this again. The role was not changed."
+        )
     if not role.attached:
         return ""
-    name = role.arn.rpartition("/")[2]
     return (
         f"The role {name} has {', '.join(role.attached)}, which this collection did not add, and IAM deletes no role "
         "with them. Remove them from the role (aws iam delete-role-policy, detach-role-policy or "

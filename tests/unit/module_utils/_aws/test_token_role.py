@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
     Role,
     Trust,
     check_trust,
+    other_principals,
     owner_problem,
     plan_removal,
     plan_role,
@@ -60,6 +62,25 @@ def test_the_marks_are_those_of_other_resources_of_the_collection():
 )
 def test_the_changes_of_a_role(role: Role | None, image: bool, changes: list[str]):
     assert [str(change) for change in plan_role(role, ACCOUNT, CLUSTER, image=image)] == changes
+
+
+OF_ANOTHER_CLUSTER = {"Effect": "Allow", "Action": "sts:AssumeRoleWithWebIdentity", "Principal": {"Federated": "arn:b"}}
+OF_A_PERSON = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": "arn:p"}}
+
+
+@pytest.mark.parametrize("others", [[OF_ANOTHER_CLUSTER], [OF_A_PERSON, OF_ANOTHER_CLUSTER], []])
+def test_what_others_added_to_the_trust_policy_stays(others: list[dict]):
+    added = replace(ROLE, trust={**TRUST, "Statement": [*others, *TRUST["Statement"]]})
+    assert plan_role(added, ACCOUNT, CLUSTER, image=False) == []
+    replaced = replace(ROLE, trust={"Version": "2008-10-17", "Id": "mine", "Statement": others})
+    (update,) = plan_role(replaced, ACCOUNT, CLUSTER, image=False)
+    assert update.document == {**replaced.trust, "Statement": [*others, *TRUST["Statement"]]}
+    # Who would lose the access stops a removal.
+    principals = [json.dumps(each["Principal"]) for each in others]
+    assert other_principals(added.trust, ACCOUNT, CLUSTER) == principals
+    assert bool(other_principals(added.trust, ACCOUNT, replace(CLUSTER, issuer=""))) is bool(others)
+    problem = removal_problem(replace(ROLE, trusted=principals))
+    assert (", ".join(principals) in problem, bool(problem)) == (True, bool(others))
 
 
 def test_the_actions_that_the_changes_need():
