@@ -22,7 +22,8 @@ description:
     C(Storage Account Contributor) and C(Compute Gallery Artifacts Publisher).
   - >-
     The identity has the tags C(osc.peerpods.managed=true) and C(osc.peerpods.cluster.ID=NAME). An identity without them
-    is not changed, and the module fails. Role assignments of another owner stay.
+    is not changed, and the module fails. Role assignments of another owner stay, and so does a federated credential
+    of another issuer: the one of this cluster then gets another name, such as C(default-2).
 options:
   name:
     description:
@@ -187,7 +188,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._azure.token_identity
     IDENTITIES,
     IDENTITY_API_VERSION,
     RESOURCES_API_VERSION,
-    SERVICE_ACCOUNT,
     Change,
     Cluster,
     Existing,
@@ -253,7 +253,7 @@ class Run:
     def complete(self, identity: Mapping[str, Any]) -> Existing:
         return Existing(
             identity,
-            self.arm.get(f"{identity['id']}/{CREDENTIALS}/{SERVICE_ACCOUNT}", IDENTITY_API_VERSION),
+            list(self.arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION)),
             read_assignments(self.arm, self.subscription, identity["properties"]["principalId"]),
         )
 
@@ -303,13 +303,11 @@ class Run:
         return (removed or [Existing()])[0], changes
 
     def removable(self, identity: Mapping[str, Any]) -> Existing:
-        """The identity with its role assignments; ArmError if others use it."""
-        principal_id = identity["properties"]["principalId"]
-        existing = Existing(identity, None, read_assignments(self.arm, self.subscription, principal_id))
-        credentials = self.arm.list(f"{identity['id']}/{CREDENTIALS}", IDENTITY_API_VERSION)
+        """The identity with what belongs to it; ArmError if others use it."""
+        existing = self.complete(identity)
         # They have their identities (`az resource list`).
         resources = self.arm.list(f"{self.subscription}/resources", RESOURCES_API_VERSION)
-        if problem := removal_problem(existing, self.cluster, credentials, resources):
+        if problem := removal_problem(existing, self.cluster, resources):
             raise InUseError(problem)
         return existing
 

@@ -8,6 +8,7 @@ references of Microsoft.ManagedIdentity and Microsoft.Authorization.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,10 +62,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Existing:
-    """What exists: the identity, its federated credential of our name, and the role assignments of its principal."""
+    """What exists: the identity, its federated credentials, and the role assignments of its principal."""
 
     identity: Mapping[str, Any] | None = None
-    credential: Mapping[str, Any] | None = None
+    credentials: Sequence[Mapping[str, Any]] = ()
     assignments: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -131,17 +132,24 @@ def plan_identity(path: str, existing: Existing, cluster: Cluster) -> list[Chang
         changes.append(
             Change("create identity", path, IDENTITY_API_VERSION, {"location": cluster.location, "tags": cluster.tags})
         )
-    desired = {"issuer": cluster.issuer, "subject": cluster.subject, "audiences": [AUDIENCE]}
-    if not desired.items() <= ((existing.credential or {}).get("properties") or {}).items():
-        verb = "update" if existing.credential else "create"
-        changes.append(
-            Change(
-                f"{verb} federated credential {SERVICE_ACCOUNT}",
-                f"{path}/{CREDENTIALS}/{SERVICE_ACCOUNT}",
-                IDENTITY_API_VERSION,
-                {"properties": desired},
-            )
+    if any(_trusts(each.get("properties") or {}, cluster) for each in existing.credentials):
+        return changes
+    # One of another issuer is that of another cluster, and stays.
+    by_name = {each["name"]: each for each in existing.credentials}
+    free = (f"{SERVICE_ACCOUNT}-{number}" for number in range(2, len(by_name) + 3))
+    names = [name for name in (SERVICE_ACCOUNT, *free) if name not in by_name]
+    if SERVICE_ACCOUNT in by_name and not _is_of_another_issuer(by_name[SERVICE_ACCOUNT], cluster):
+        names = [SERVICE_ACCOUNT]
+    verb = "update" if names[0] in by_name else "create"
+    properties = {"issuer": cluster.issuer, "subject": cluster.subject, "audiences": [AUDIENCE]}
+    changes.append(
+        Change(
+            f"{verb} federated credential {names[0]}",
+            f"{path}/{CREDENTIALS}/{names[0]}",
+            IDENTITY_API_VERSION,
+            {"properties": properties},
         )
+    )
     return changes
 
 
@@ -199,13 +207,12 @@ def plan_removal(existing: Existing, cluster: Cluster) -> list[Change]:
 def removal_problem(
     existing: Existing,
     cluster: Cluster,
-    credentials: Iterable[Mapping[str, Any]],
     resources: Iterable[Mapping[str, Any]],
 ) -> str:
     """What others have added to an identity of this collection, as a sentence; empty without such.
 
     Azure would delete the identity together with its federated credentials, and whatever else uses it would lose its
-    access. `credentials` are those of the identity, `resources` those of its subscription.
+    access. `resources` are those of its subscription.
     """
     if existing.identity is None:
         return ""
@@ -218,8 +225,8 @@ def removal_problem(
         ),
         *(
             f"the federated credential {each['name']} of the issuer {(each.get('properties') or {}).get('issuer')}"
-            for each in credentials
-            if each["name"] != SERVICE_ACCOUNT or _is_of_another_issuer(each, cluster)
+            for each in existing.credentials
+            if not _is_own_credential(each, cluster)
         ),
         *(
             f"{each['name']} ({each['type']})"
@@ -236,8 +243,15 @@ def removal_problem(
     )
 
 
+def _is_own_credential(credential: Mapping[str, Any], cluster: Cluster) -> bool:
+    """Whether the credential may be one of `plan_identity`. Without the issuer of the cluster, only its name tells."""
+    if credential["name"] == SERVICE_ACCOUNT:
+        return not _is_of_another_issuer(credential, cluster)
+    is_numbered = re.fullmatch(rf"{SERVICE_ACCOUNT}-\d+", credential["name"]) is not None
+    return is_numbered and _trusts(credential.get("properties") or {}, cluster)
+
+
 def _is_of_another_issuer(credential: Mapping[str, Any], cluster: Cluster) -> bool:
-    """Whether another cluster uses the credential of this cluster's name."""
     issuer = (credential.get("properties") or {}).get("issuer")
     return bool(cluster.issuer and issuer) and issuer != cluster.issuer
 

@@ -46,8 +46,16 @@ def assignment(role: str, scope: str = SCOPE, name: str = "") -> dict:
     return {"id": f"{scope}/{named}", "name": named, "properties": properties}
 
 
-COMPLETE = Existing(IDENTITY, {"properties": TRUST}, [assignment(role) for role in VM_ROLES])
+COMPLETE = Existing(IDENTITY, [{"name": "default", "properties": TRUST}], [assignment(role) for role in VM_ROLES])
 WITH_IMAGE = replace(COMPLETE, assignments=[assignment(role) for role in (*VM_ROLES, *IMAGE_ROLES)])
+
+
+UPDATE = "update federated credential default"
+
+
+def with_credentials(**changes: dict) -> Existing:
+    listed = [{"name": name, "properties": {**TRUST, **each}} for name, each in changes.items()]
+    return replace(COMPLETE, credentials=listed)
 
 
 def roles(existing: Existing, *, image: bool = False) -> list[str]:
@@ -64,11 +72,17 @@ def test_the_name_is_that_of_the_cluster():
     [
         (Existing(), ["create identity", "create federated credential default"]),
         (COMPLETE, []),
-        (replace(COMPLETE, credential=None), ["create federated credential default"]),
+        (replace(COMPLETE, credentials=[]), ["create federated credential default"]),
+        (with_credentials(default={"audiences": ["x"]}), [UPDATE]),
+        (with_credentials(default={"subject": "system:serviceaccount:before:default"}), [UPDATE]),
+        # Another cluster uses the identity.
+        (with_credentials(default={"issuer": "https://b"}), ["create federated credential default-2"]),
+        (with_credentials(**{"default": {"issuer": "https://b"}, "default-2": {}}), []),
         (
-            replace(COMPLETE, credential={"properties": {**TRUST, "issuer": "https://before"}}),
-            ["update federated credential default"],
+            with_credentials(**{"default": {"issuer": "https://b"}, "default-2": {"issuer": "https://c"}}),
+            ["create federated credential default-3"],
         ),
+        (with_credentials(mine={}), []),
     ],
 )
 def test_the_identity_and_its_credential(existing: Existing, changes: list[str]):
@@ -121,6 +135,7 @@ def test_an_identity_is_removed_with_its_assignments():
             {},
             f"has the federated credential app of the issuer {CLUSTER.issuer}, which",
         ),
+        ([], {"default": CLUSTER.issuer, "default-2": CLUSTER.issuer}, {}, ""),
         # Another cluster uses the identity, and has replaced the credential.
         ([], {"default": "https://b"}, {}, "has the federated credential default of the issuer https://b, which"),
         (
@@ -136,15 +151,15 @@ def test_an_identity_is_removed_with_its_assignments():
 def test_an_identity_that_others_use_is_not_removed(
     assignments: list[dict], credentials: dict[str, str], uses: dict, problem: str
 ):
-    existing = replace(COMPLETE, assignments=[*COMPLETE.assignments, *assignments])
+    listed = [{"name": name, "properties": {**TRUST, "issuer": issuer}} for name, issuer in credentials.items()]
+    existing = replace(COMPLETE, assignments=[*COMPLETE.assignments, *assignments], credentials=listed)
     resources = [{"name": "a", "type": "Microsoft.Compute/virtualMachineScaleSets", "identity": uses}, {"name": "b"}]
-    listed = [{"name": name, "properties": {"issuer": issuer}} for name, issuer in credentials.items()]
-    found = removal_problem(existing, CLUSTER, listed, resources)
+    found = removal_problem(existing, CLUSTER, resources)
     assert problem in found
     assert bool(found) is bool(problem)
     # A teardown that does not know the issuer.
-    unknown = removal_problem(existing, replace(CLUSTER, issuer=""), listed, resources)
-    assert bool(unknown) is (bool(problem) and "https://b" not in problem)
+    unknown = removal_problem(existing, replace(CLUSTER, issuer=""), resources)
+    assert bool(unknown) is ((bool(problem) and "https://b" not in problem) or "default-2" in credentials)
     # Ours only, whatever others have added.
     planned = [change.path for change in plan_removal(existing, CLUSTER)]
     assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
