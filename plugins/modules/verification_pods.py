@@ -362,10 +362,10 @@ class Pods:
 
     def delete(self) -> list[str]:
         """Delete all pods of verifications; returns their names."""
-        names = [pod["metadata"]["name"] for pod in self.listed() if "deletionTimestamp" not in pod["metadata"]]
-        for name in names:
-            self._cluster.delete(f"{self.path}/{name}")
-        return names
+        existing = [pod["metadata"] for pod in self.listed() if "deletionTimestamp" not in pod["metadata"]]
+        for metadata in existing:
+            self._cluster.delete(f"{self.path}/{metadata['name']}", uid=metadata["uid"])
+        return [metadata["name"] for metadata in existing]
 
     def create(self) -> dict[str, str]:
         """Create a pod for each node; returns their names by node."""
