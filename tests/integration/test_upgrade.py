@@ -232,6 +232,12 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
     )
     world.cluster.kubectl("delete", "kataconfig", saved_config["name"], "--wait=true", "--timeout=60s")
     wait_for("the image to go", lambda: not upgrade.image(), seconds=20)
+    stored = json.dumps(saved_config)
+    world.cluster.merge(f"configmap/{BACKUP}", {"data": {"kataconfig": stored[:-1]}}, OPERATOR_NAMESPACE)
+    assert f"in the key kataconfig of ConfigMap {BACKUP} in {OPERATOR_NAMESPACE}" in failure_message(
+        upgrade.run_with(**CONFIRMED)
+    )
+    world.cluster.merge(f"configmap/{BACKUP}", {"data": {"kataconfig": stored}}, OPERATOR_NAMESPACE)
     upgrade.succeeds(**CONFIRMED)
     assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
     assert upgrade.image() == RENEWED_IMAGE
