@@ -51,7 +51,7 @@ def json_blocks(guide: str) -> list[dict]:
     return [json.loads(block) for block in re.findall(r"code-block:: json\n\n((?:   .*\n|\n)+)", text)]
 
 
-class AnsibleLoader(yaml.SafeLoader):
+class AnsibleLoader(yaml.CSafeLoader):
     """Reads a value with a tag of Ansible, such as !unsafe, as the value without the tag."""
 
 
@@ -68,7 +68,7 @@ def role_options() -> dict[str, dict]:
     return {
         name: option
         for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
-        for entry_point in yaml.safe_load(path.read_text())["argument_specs"].values()
+        for entry_point in ansible_yaml(path)["argument_specs"].values()
         for name, option in entry_point["options"].items()
     }
 

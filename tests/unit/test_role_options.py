@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ TYPED = {
 }
 
 
+@cache
 def module_options(module: str) -> dict[str, dict]:
     """The options of a module of this collection; empty for the modules of other collections."""
     if module == "osc.peerpods.k8s":
@@ -82,7 +84,12 @@ class Expression:
     is_option: bool = False
 
 
-def expressions() -> Iterator[Expression]:
+@cache
+def expressions() -> tuple[Expression, ...]:
+    return tuple(_expressions())
+
+
+def _expressions() -> Iterator[Expression]:
     files = [*ROOT.glob("roles/*/*/**/*.yml"), *ROOT.glob("playbooks/*.yml")]
     for path in sorted(path for path in files if path.parent.name != "meta" and not path.is_symlink()):
         yield from _in_value(str(path.relative_to(ROOT)), ansible_yaml(path))
@@ -332,15 +339,16 @@ def test_a_kept_option_is_read_after_it_was_decided(role: str):
     """Where the variable is read instead, it has the default although an earlier run has set it."""
     # An explicit `auto`, and no issuer, keep those of the registration.
     exempt = {"webhook_certificate", "webhook_cert_manager_issuer"}
+    kept = kept_names(role)
     direct = {
         f"{expression.file}: {node.name}"
         for expression in expressions()
         if expression.file.startswith(f"roles/{role}/")
         for node in JINJA.parse(expression.template).find_all(nodes.Name)
-        if node.name in kept_names(role) - exempt
+        if node.name in kept - exempt
     }
     assert direct == set()
-    assert not kept_names(role) & ansible_yaml(ROOT / f"roles/{role}/defaults/main.yml").keys()
+    assert not kept & ansible_yaml(ROOT / f"roles/{role}/defaults/main.yml").keys()
 
 
 def test_every_reader_exists():
