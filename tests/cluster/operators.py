@@ -17,6 +17,7 @@ import base64
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ WEBHOOK: dict[str, str] = {}
 # requests.
 TICK = 0.3
 RESYNC_SECONDS = 5
-WATCHED = (
+WATCHED = {
     "/api/v1/configmaps",
     "/api/v1/nodes",
     "/api/v1/pods",
@@ -124,7 +125,19 @@ WATCHED = (
     "/apis/operators.coreos.com/v1alpha1/clusterserviceversions",
     "/apis/operators.coreos.com/v1alpha1/installplans",
     "/apis/operators.coreos.com/v1alpha1/subscriptions",
-)
+}
+# Of the controllers that read few kinds; the other ones act on each change.
+CATALOG_KINDS = {"/apis/operators.coreos.com/v1alpha1/catalogsources"}
+CREDENTIAL_KINDS = {
+    "/api/v1/secrets",
+    "/apis/cloudcredential.openshift.io/v1/credentialsrequests",
+    "/apis/operator.openshift.io/v1/cloudcredentials",
+}
+SERVICE_KINDS = {
+    "/api/v1/secrets",
+    "/api/v1/services",
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations",
+}
 
 SERVING_CERT_ANNOTATION = "service.beta.openshift.io/serving-cert-secret-name"
 # On the Secret, which the Service owns (pkg/controller/servingcert/controller/secret_creating_controller.go of
@@ -188,38 +201,64 @@ def main() -> None:
     if arguments.webhook:
         WEBHOOK.update(zip(("image", "port", "health_port"), arguments.webhook, strict=True))
     service_ca = CertificateAuthority("openshift-service-serving-signer")
-    changed = threading.Event()
+    controllers: dict[Callable[[Api], None], set[str]] = {
+        catalog_operator: CATALOG_KINDS,
+        lifecycle_manager: WATCHED,
+        cloud_credential_operator: CREDENTIAL_KINDS,
+        peerpodconfig_controller: WATCHED,
+        sandboxed_containers_operator: WATCHED,
+        machine_config_operator: WATCHED,
+        partial(service_ca_operator, authority=service_ca): SERVICE_KINDS,
+    }
+    changes = Changes()
     for path in WATCHED:
-        threading.Thread(target=_watch, args=(api, path, changed), daemon=True).start()
+        threading.Thread(target=_watch, args=(api, path, changes), daemon=True).start()
     while True:
-        changed.wait(RESYNC_SECONDS)
-        changed.clear()
-        for act in (
-            catalog_operator,
-            lifecycle_manager,
-            cloud_credential_operator,
-            peerpodconfig_controller,
-            sandboxed_containers_operator,
-            machine_config_operator,
-            partial(service_ca_operator, authority=service_ca),
-        ):
+        changed = changes.wait()
+        for act, kinds in controllers.items():
+            if not kinds & changed:
+                continue
             try:
                 act(api)
             except (ApiError, HTTPError, OSError) as error:
                 # Try again in the next tick, as a controller does. Any other error is an error of this program.
                 if isinstance(error, ApiError) and not is_passing(error):
                     raise
-                changed.set()
+                changes.add(*kinds)
         time.sleep(TICK)
 
 
-def _watch(api: Api, path: str, changed: threading.Event) -> None:
-    """Set `changed` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
+class Changes:
+    """The paths of WATCHED with changed objects."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        self._condition = threading.Condition()
+        self._resync = 0.0
+
+    def add(self, *paths: str) -> None:
+        with self._condition:
+            self._paths.update(paths)
+            self._condition.notify()
+
+    def wait(self) -> set[str]:
+        """Wait for changes, and return the paths of those since the last call; every RESYNC_SECONDS, all paths."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._paths, max(0, self._resync - time.monotonic()))
+            paths, self._paths = self._paths, set()
+        if time.monotonic() < self._resync:
+            return paths
+        self._resync = time.monotonic() + RESYNC_SECONDS
+        return WATCHED
+
+
+def _watch(api: Api, path: str, changes: Changes) -> None:
+    """Add `path` whenever an object of that kind changes, and when a watch begins, for the changes before it."""
     while True:
         # The kind is not defined yet, or the API server does not respond.
         with contextlib.suppress(ApiError, HTTPError, OSError):
             for _event in api.stream(f"{path}?watch=true"):
-                changed.set()
+                changes.add(path)
         time.sleep(TICK)
 
 
