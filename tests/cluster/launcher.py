@@ -7,6 +7,7 @@ that several clusters can run at the same time.
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import tempfile
@@ -178,8 +179,14 @@ class Cluster:
             self._temporary.cleanup()
 
     def _start_program(self, name: str, command: list[str]) -> None:
-        """Start a program of the control plane. Its garbage collector may take more memory: it takes less CPU time."""
-        self.processes.start(name, command, environment={"GOGC": "400"})
+        """Start a program of the control plane, so that it takes less CPU time.
+
+        Its garbage collector may take more memory, and it runs on its share of the processors: if test processes in
+        parallel have several clusters, more threads would only wake and suspend each other.
+        """
+        sharing = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        threads = max(1, (os.cpu_count() or 1) // sharing)
+        self.processes.start(name, command, environment={"GOGC": "400", "GOMAXPROCS": str(threads)})
 
     def _start(self) -> None:
         files = [Path(__file__), *self.definitions]
