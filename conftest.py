@@ -61,11 +61,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that use a real server or browser as integration tests, and sort slow files first."""
+    """Mark tests that use a real server or browser as integration tests, and sort their files.
+
+    The files that share a cluster come last, since it runs until the end. Of the others and of these, slow ones come
+    first.
+    """
     for item in items:
         if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
             item.add_marker("integration")
-    items.sort(key=_position)
+    sharing = {_file(item) for item in items if _shares_cluster(item)}
+    items.sort(key=lambda item: (_file(item) in sharing, _position(item)))
     shard = _shard(items, *map(int, config.getoption("shard").split("/")))
     config.hook.pytest_deselected(items=list(set(items) - set(shard)))
     items[:] = shard
@@ -79,6 +84,11 @@ def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
 
 def _file(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
+
+
+def _shares_cluster(item: pytest.Item) -> bool:
+    """Whether the fixture `cluster` of the item is that of this file."""
+    return "cluster" in item.fixturenames and not hasattr(item.module, "cluster")
 
 
 def _position(item: pytest.Item) -> int:

@@ -98,7 +98,7 @@ def test_disabled_catalogs(hub, expected):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "expected"),
+    ("red_hat_cluster", "expected"),
     [
         (None, None),
         ({}, {"resource_group": None, "manages_nsgs": False}),
@@ -113,5 +113,5 @@ def test_disabled_catalogs(hub, expected):
         ),
     ],
 )
-def test_the_managed_resource_group(cluster, expected):
-    assert describe_aro(cluster) == expected
+def test_the_managed_resource_group(red_hat_cluster, expected):
+    assert describe_aro(red_hat_cluster) == expected
