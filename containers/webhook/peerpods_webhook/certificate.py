@@ -28,6 +28,9 @@ from .settings import Settings
 
 CHECK_SECONDS = 30
 
+# The exit code of the child process for an unusable pair. That of an exception, such as of a lack of memory, is 1.
+UNUSABLE = 3
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -91,6 +94,9 @@ async def check(files: Files, settings: Settings) -> Certificate:
         # By the kernel, if the container has no memory left. The files may be usable.
         raise OSError(errno.ENOMEM, "the process that checks it was killed")
     if child.returncode == 1:
+        last_line = err.decode().strip().rpartition("\n")[2]
+        raise OSError(errno.EIO, f"the process that checks it failed: {last_line}")
+    if child.returncode == UNUSABLE:
         raise ValueError(f"{settings.certificate} and {settings.key} {err.decode().strip()}")
     if child.returncode:
         raise ValueError(
@@ -112,10 +118,12 @@ def _validity(certificate: str, key: str) -> tuple[float, float]:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         leaf = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
     except (ssl.SSLError, ValueError) as error:
-        sys.exit(
+        print(
             "are not a PEM certificate and its unencrypted private key that TLS accepts: "
-            f"{getattr(error, 'reason', None) or error}. Mount a matching pair."
+            f"{getattr(error, 'reason', None) or error}. Mount a matching pair.",
+            file=sys.stderr,
         )
+        sys.exit(UNUSABLE)
     return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import http.client
@@ -17,6 +18,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from webhook_process import HOUR, SteadyClients, Webhook, free_port, review, start, wait_until, write_pair
+
+from peerpods_webhook.certificate import check, read
+from peerpods_webhook.settings import Settings
 
 REVIEW = json.dumps(review()).encode()
 SECOND = datetime.timedelta(seconds=1)
@@ -136,6 +140,15 @@ def test_a_pair_whose_check_was_killed_is_checked_again(webhook, tmp_path):
     wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     (error,) = [line["message"] for line in webhook.stop() if line["level"] == "error"]
     assert error == "Loading the certificate failed: the process that checks it was killed. It is tried again."
+
+
+def test_an_exception_in_the_process_that_checks_a_pair_says_nothing_about_the_pair(tmp_path, monkeypatch):
+    """Such as for want of memory. Here, the process does not find the webhook."""
+    settings = Settings.from_env(write_pair(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(OSError, match=r"the process that checks it failed: .*No module named"):
+        asyncio.run(check(read(settings), settings))
 
 
 def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
