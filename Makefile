@@ -12,8 +12,9 @@ PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.versi
 CLOUD ?= aws
 # To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
 SHARD ?= 1/1
-# Two processes more than CI has cores: tests also wait.
-PYTEST := .venv/bin/python -m pytest -n 4 --dist loadfile --shard $(SHARD)
+# Two processes more than CI has cores: tests also wait. conftest.py sorts the slow files first; by default, xdist would
+# start with the files that have the most tests.
+PYTEST := .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --shard $(SHARD)
 
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
@@ -100,8 +101,8 @@ docs: .venv/installed browser
 	sphinx-build --quiet --fail-on-warning --keep-going -c docs/docsite build/docs/rst build/docs/html
 	python -m tests.docs_site build/docs/html
 
-unit: .venv/installed
-	$(PYTEST) -m "not integration"
+unit: .venv/installed browser
+	$(PYTEST) -m "not integration" tests/unit containers
 
 # Not a threshold: a number to look at. ALL=1 adds the integration tests.
 coverage: .venv/installed $(if $(ALL),programs packages browser)
@@ -113,9 +114,8 @@ programs: .venv/installed
 	.venv/bin/python -c 'from tests.cluster import binaries, cert_manager, promtool; \
 	  binaries.binaries(), cert_manager.cert_manager(), promtool.promtool()'
 
-# conftest.py sorts the slow files first; by default, xdist would start with the files that have the most tests.
 integration: .venv/installed programs packages browser
-	$(PYTEST) --no-loadscope-reorder --durations=25 -m integration
+	$(PYTEST) --durations=25 -m integration tests/integration containers
 
 screenshots: .venv/installed programs packages browser
 	.venv/bin/python -m tests.screenshots

@@ -27,6 +27,11 @@ settings.load_profile("osc.peerpods")
 
 # The files that take minutes, the slowest first. If one started last, the other workers would wait for it.
 SLOW = (
+    "containers/webhook/tests/test_certificate.py",
+    "containers/node_capacity/tests/test_api_answers.py",
+    "containers/webhook/tests/test_connections.py",
+    "containers/webhook/tests/test_server.py",
+    "containers/webhook/tests/test_tls.py",
     "tests/integration/test_site.py",
     "tests/integration/test_installations.py",
     "tests/integration/test_webhook_role.py",
@@ -61,13 +66,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that use a real server or browser as integration tests, and sort their files.
+    """Mark integration tests: those of that directory, and of a container those with a cluster. Sort the files.
 
     The files that share a cluster come last, since it runs until the end. Of the others and of these, slow ones come
     first.
     """
     for item in items:
-        if {"arm", "browser", "cluster", "launcher", "moto", "site"}.intersection(item.fixturenames):
+        if _file(item).startswith("tests/integration/") or "cluster" in item.fixturenames:
             item.add_marker("integration")
     sharing = {_file(item) for item in items if _shares_cluster(item)}
     items.sort(key=lambda item: (_file(item) in sharing, _position(item)))

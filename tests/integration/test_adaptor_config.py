@@ -27,8 +27,6 @@ from tests.integration.test_stand_ins import (
 )
 from tests.support import KUBERNETES_CLIENT, OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 WORKERS = openshift.imagined_workers(3)
 ROLLS = {"1.10": False, "1.13": True}
 

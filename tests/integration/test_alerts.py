@@ -18,8 +18,6 @@ from tests.cluster.promtool import promtool
 from tests.environments import own_environment
 from tests.support import ROOT
 
-pytestmark = pytest.mark.integration
-
 FILES = ROOT / "roles/node_capacity/files"
 ALERTS = FILES / "alerts.yaml"
 RULE_TESTS = ROOT / "tests/alerts/node_capacity.yaml"

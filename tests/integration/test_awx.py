@@ -25,8 +25,6 @@ from tests.integration.site import NOTHING_CHANGED
 from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, ROOT, ansible_environment
 
-pytestmark = pytest.mark.integration
-
 RUNNER = "ansible-runner==2.4.3"
 BUILDER = "ansible-builder==3.2.0"
 TOKEN = "a-token-of-the-controllers"

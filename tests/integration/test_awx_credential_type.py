@@ -6,14 +6,9 @@ import copy
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.integration.test_awx import TOKEN, Controller, controller  # noqa: F401
 from tests.playbook_runs import run_playbook
 from tests.support import ROOT, ansible_environment, ansible_yaml, local_play
-
-pytestmark = pytest.mark.integration
-
 
 VARIABLES = ansible_yaml(ROOT / "roles/awx/vars/main.yml")
 OURS = VARIABLES["awx_kubeconfig_type"]

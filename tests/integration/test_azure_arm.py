@@ -38,8 +38,6 @@ from tests.azure_arm.faults import Fault
 from tests.cluster.azure import WORKER_SUBNET_CIDR, create_cloud_side
 from tests.environments import own_environment
 
-pytestmark = pytest.mark.integration
-
 VERSION = "2024-05-01"
 EXAMPLE_RULE = {
     "protocol": "*",

@@ -10,8 +10,6 @@ from tests.cluster import openshift
 from tests.cluster.launcher import Cluster
 from tests.integration.apiserver import requests_of
 
-pytestmark = pytest.mark.integration
-
 ALL = {
     "advertisers",
     "console_dashboards",

@@ -13,6 +13,7 @@ import subprocess
 import sysconfig
 import tarfile
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,6 @@ from tests.cluster.launcher import Cluster
 from tests.environments import ansible_core
 from tests.integration.site import NOTHING_CHANGED, Site, artifacts, as_texts
 from tests.support import ROOT, ansible_environment, build_collection
-
-pytestmark = pytest.mark.integration
 
 OLDEST = "2.17"
 
@@ -100,15 +99,17 @@ def installed(tarball: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     collections, empty = tmp_path_factory.mktemp("collections"), tmp_path_factory.mktemp("empty")
     galaxy("install", str(tarball), "--offline", "--no-deps", installed=str(collections))
     moto = aws.Moto(tmp_path_factory.mktemp("moto"))
+    # The processes of other tests, which are searched as well, have the secret of moto.
+    environment = {**moto.environment, "AWS_SECRET_ACCESS_KEY": f"only/here+{uuid.uuid4()}"}
     try:
         cloud = aws.create_cloud_side(moto, workers=2)
         with Cluster(definitions=openshift.definitions()) as cluster:
             openshift.fill(cluster, cloud.workers, aws.REGION)
-            openshift.start_stand_ins(cluster, "process", cloud_environment=moto.environment)
+            openshift.start_stand_ins(cluster, "process", cloud_environment=environment)
             yield Installed(
                 cluster,
                 cloud,
-                moto.environment,
+                environment,
                 list,
                 site_variables("process"),
                 collections,

@@ -23,8 +23,6 @@ from tests.cluster.launcher import Cluster
 from tests.environments import own_environment
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ROOT, ansible_environment
 
-pytestmark = pytest.mark.integration
-
 KATA_AGENT, VXLAN = "Allow-Kata-Agent-Internal", "Allow-VXLAN-Internal"
 # The collection's own.
 VXLAN_UDP = "Allow-VXLAN-UDP-Internal"

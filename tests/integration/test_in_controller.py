@@ -14,8 +14,6 @@ import yaml
 
 from tests.support import JSON_OUTPUT, ansible_environment
 
-pytestmark = pytest.mark.integration
-
 # The text that ansible prints with -vvv when it starts a module.
 STARTED = "EXEC /bin/sh -c"
 

@@ -12,8 +12,6 @@ import pytest
 
 from tests.support import ROOT
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.mark.parametrize(
     "arguments",

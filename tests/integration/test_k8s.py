@@ -12,8 +12,6 @@ from tests.integration.apiserver import between, requests_of
 from tests.playbook_runs import run_playbook
 from tests.support import ansible_environment, local_play
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE = "k8s-test"
 OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 MARK = "app.kubernetes.io/part-of=osc.peerpods"

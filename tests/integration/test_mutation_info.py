@@ -14,8 +14,6 @@ from ansible_collections.osc.peerpods.plugins.module_utils._admission.namespaces
 from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports, wait_for
 
-pytestmark = pytest.mark.integration
-
 # A RuntimeClass of this file, so that other tests do not meet its policies.
 RUNTIME_CLASS = "kata-mutation-info"
 OPEN = "mutation-info"

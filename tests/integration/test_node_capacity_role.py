@@ -32,8 +32,6 @@ from tests.integration.containers import (
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
-pytestmark = pytest.mark.integration
-
 NAME = "peerpods-node-capacity"
 # Only installations get it. Later runs find the agent in it.
 NAMESPACE = "infra"

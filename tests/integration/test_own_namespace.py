@@ -10,8 +10,6 @@ from tests.cluster.launcher import Cluster
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE = "own-namespace-test"
 OURS = {"app.kubernetes.io/part-of": "osc.peerpods"}
 CONTAINER = {"containers": [{"name": "app", "image": "app"}]}

@@ -6,8 +6,6 @@ import pytest
 
 from tests.integration.apiserver import between
 
-pytestmark = pytest.mark.integration
-
 RESOURCE = "capacity.example.com/vm"
 
 

@@ -15,8 +15,6 @@ from tests.cluster.openshift import set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE = "second-test"
 AGENT_NAMESPACE = "second-agent-test"
 NODES = ("second-a", "second-b")

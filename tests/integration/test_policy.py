@@ -19,8 +19,6 @@ from tests.integration.apiserver import between
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, bad_weather, failure_message
 from tests.support import ROOT, local_play
 
-pytestmark = pytest.mark.integration
-
 # A RuntimeClass of this file, so that the policy does not match peer pods of other tests.
 RUNTIME_CLASS = "kata-policy-role"
 LABEL = {"osc.peerpods.io/peer-pods": "allowed"}

@@ -16,8 +16,6 @@ from tests.integration.apiserver import requests_of
 from tests.integration.site import RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE = "report-test"
 NODES = ("report-a", "report-b", "report-c")
 RUNTIME_CLASS = "kata-report-test"

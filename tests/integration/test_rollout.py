@@ -21,8 +21,6 @@ from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, bad_weather, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
-pytestmark = pytest.mark.integration
-
 RESOURCE = "kata.peerpods.io/vm"
 POOLS = ("canary", "general", "memory")
 

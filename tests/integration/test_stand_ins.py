@@ -23,8 +23,6 @@ from tests.cluster.processes import StartError, wait_for
 from tests.cluster.releases import NEWEST
 from tests.support import OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)
 RESOURCE = "kata.peerpods.io/vm"
 KATA_CONFIG = {

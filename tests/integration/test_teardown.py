@@ -36,8 +36,6 @@ from tests.integration.site import (
 )
 from tests.support import OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 # Only site.yml gets it. teardown.yml finds the webhook and the agent in it.
 NAMESPACE = "infra"
 IN_NAMESPACE = {"node_capacity_namespace": NAMESPACE, "webhook_namespace": NAMESPACE}

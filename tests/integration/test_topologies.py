@@ -19,8 +19,6 @@ from tests.integration.site import RoleAlone, failure_message, play_of
 from tests.integration.test_operator_install import VARIABLES
 from tests.support import OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 WORKERS = openshift.imagined_workers(2)
 NAMES = [worker.name for worker in WORKERS]
 NAMESPACE_ARGS = ("-n", OPERATOR_NAMESPACE)

@@ -21,8 +21,6 @@ from tests.integration.site import NOTHING_CHANGED, RoleAlone, artifacts, bad_we
 from tests.integration.test_stand_ins import NAMESPACE_ARGS, World, first_generation, make_peer_pods
 from tests.support import OPERATOR_NAMESPACE, ROOT
 
-pytestmark = pytest.mark.integration
-
 BACKUP = "peerpods-kataconfig"
 
 # A finalizer of another owner.

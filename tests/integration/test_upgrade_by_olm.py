@@ -21,8 +21,6 @@ from tests.integration.agent import AGENT_NAMESPACE, start_agent
 from tests.integration.test_stand_ins import NAMESPACE_ARGS, RESOURCE, World, first_generation, peer_pod
 from tests.support import OPERATOR_NAMESPACE
 
-pytestmark = pytest.mark.integration
-
 LIMIT = 5
 WORKERS = "node-role.kubernetes.io/worker"
 PODS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods"

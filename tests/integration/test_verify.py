@@ -34,8 +34,6 @@ from tests.module_runs import run
 from tests.playbook_runs import run_playbook
 from tests.support import OPERATOR_NAMESPACE, ROOT, ansible_environment
 
-pytestmark = pytest.mark.integration
-
 RESOURCE = "kata.peerpods.io/vm"
 AZURE_OPTIONS = ("subscription_id",)
 

@@ -45,8 +45,6 @@ from tests.cluster.webhook import SOURCE, start_webhook
 sys.path.insert(0, str(SOURCE))
 from peerpods_webhook import quantity
 
-pytestmark = pytest.mark.integration
-
 PODS = int(os.environ.get("DIFFERENTIAL_PODS", "1000"))
 PEER_URL, PEER_CA = os.environ.get("DIFFERENTIAL_PEER"), os.environ.get("DIFFERENTIAL_PEER_CA", "")
 # The number of these pods that are stored and read again.

@@ -51,8 +51,6 @@ from tests.integration.webhook import (
 )
 from tests.support import ansible_environment
 
-pytestmark = pytest.mark.integration
-
 NAMESPACE = "osc-peerpods"
 PORT, HEALTH_PORT = 9443, 8080
 

@@ -52,8 +52,6 @@ from tests.integration.webhook import (
     trusted,
 )
 
-pytestmark = pytest.mark.integration
-
 
 @dataclass
 @dataclass

@@ -71,6 +71,13 @@ def free_port() -> int:
             return port
 
 
+def trust_context(*directories: Path) -> ssl.SSLContext:
+    trust = ssl.create_default_context()
+    for directory in directories:
+        trust.load_verify_locations(directory / "tls.crt")
+    return trust
+
+
 def start(env: dict[str, str], files: int | None = None) -> subprocess.Popen:
     """Start the webhook, with at most `files` open files if that is set."""
     limit = ["prlimit", f"--nofile={files}"] if files else []
