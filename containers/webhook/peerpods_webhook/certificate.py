@@ -117,14 +117,14 @@ def _validity(certificate: str, key: str) -> tuple[float, float]:
         # Without a password, OpenSSL would prompt for that of an encrypted key. The empty one fails.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         leaf = x509.load_pem_x509_certificate(Path(certificate).read_bytes())
-    except (ssl.SSLError, ValueError) as error:
+        return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+    except (ssl.SSLError, ValueError, x509.InvalidVersion) as error:
         print(
             "are not a PEM certificate and its unencrypted private key that TLS accepts: "
             f"{getattr(error, 'reason', None) or error}. Mount a matching pair.",
             file=sys.stderr,
         )
         sys.exit(UNUSABLE)
-    return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
 
 async def _check_in_child(certificate: str, key: str, client_ca: str, tls_min_version: str) -> NoReturn:

@@ -71,6 +71,15 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
     assert len(renewed) == 1
 
 
+def write_version_2(directory: Path) -> None:
+    """A certificate of X.509 v2, which OpenSSL loads."""
+    certificate = directory / "tls.crt"
+    version_3, version_2 = (bytes.fromhex(f"a00302010{number}") for number in (2, 1))
+    write_pair(directory)
+    encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+    certificate.write_text(ssl.DER_cert_to_PEM_cert(encoded.replace(version_3, version_2, 1)))
+
+
 @pytest.mark.parametrize(
     ("break_pair", "sentence"),
     [
@@ -81,10 +90,11 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
             lambda d: write_pair(d, rsa.generate_private_key(65537, 1024)),
             "that TLS accepts: EE_KEY_TOO_SMALL",
         ),
+        (write_version_2, "is not a valid X509 version"),
         (lambda d: write_pair(d, until=-SECOND), "tls.crt expired at "),
         (lambda d: write_pair(d, since=HOUR, until=2 * HOUR), "tls.crt is not valid before "),
     ],
-    ids=["invalid key", "missing", "P-521", "RSA 1024", "expired", "not yet valid"],
+    ids=["invalid key", "missing", "P-521", "RSA 1024", "X.509 v2", "expired", "not yet valid"],
 )
 def test_an_unusable_pair_does_not_replace_the_previous_pair(webhook, tmp_path, break_pair, sentence):
     before = der(tmp_path)
