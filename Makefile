@@ -12,9 +12,9 @@ PYTHON ?= $(shell /usr/bin/python3 -c 'import ensurepip, sys; sys.exit(sys.versi
 CLOUD ?= aws
 # To split the tests between two machines: SHARD=1/2 and SHARD=2/2.
 SHARD ?= 1/1
-# Two processes more than CI has cores: tests also wait. conftest.py sorts the slow files first; by default, xdist would
-# start with the files that have the most tests.
-PYTEST := .venv/bin/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --shard $(SHARD)
+# More processes than CI has cores: tests also wait. conftest.py sorts the slow files first; by default, xdist would start
+# with the files that have the most tests.
+PYTEST := .venv/bin/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder --shard $(SHARD)
 
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
@@ -66,9 +66,9 @@ test:
 	done; \
 	printf '%s%6d s  all\n' "$$took" $$SECONDS
 
-# In parallel, since each of them uses one core.
+# In parallel: each uses one core for most of its time.
 checks: .venv/installed
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint sanity docs
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint sanity docs
 
 lint: .venv/installed
 	.venv/bin/ruff check .
