@@ -32,6 +32,9 @@ description:
     teardown has taken out of it, the module restores the ID, unless another image was set since. While a KataConfig is
     being deleted, or if the user may not list KataConfigs, it does not: the operator would delete the image. The same
     is true of C(osc.peerpods/image-gallery), which keeps the annotation C(IMAGE_GALLERY_NAME).
+  - >-
+    Annotations alone replace no pod. Where the operator would replace all pods after such a write, they are restored
+    together with the next key of C(peer-pods-cm) that changes, or when no cloud-api-adaptor pod exists.
   - If nothing needs to be written, no pod is replaced. Pods with older settings are returned in RV(adaptor.stale).
 author:
   - The osc.peerpods authors (@osc-peerpods)

@@ -101,11 +101,11 @@ class Kubernetes:
         self._token = Path(user["user"]["tokenFile"])
         self._tls = ssl.create_default_context(cafile=cluster["cluster"]["certificate-authority"])
 
-    def request(self, method: str, path: str, body: dict | None = None) -> dict | None:
+    def request(self, method: str, path: str, body: dict | None = None, manager: str = "kubectl-patch") -> dict | None:
         """The response; None if the object does not exist."""
         merge = "application/merge-patch+json" if method == "PATCH" else "application/json"
         if method == "PATCH":
-            path += "?fieldManager=kubectl-patch"
+            path += f"?fieldManager={manager}"
         request = urllib.request.Request(
             f"{self._server}{path}",
             json.dumps(body).encode() if body is not None else None,
@@ -125,7 +125,7 @@ class Kubernetes:
         return (settings["metadata"].get("annotations") or {}).get(name, "")
 
     def annotate(self, name: str, value: str | None) -> None:
-        self.request("PATCH", SETTINGS, {"metadata": {"annotations": {name: value}}})
+        self.request("PATCH", SETTINGS, {"metadata": {"annotations": {name: value}}}, "kubectl-annotate")
 
 
 def image_uri(uri: str) -> tuple[str, str, str]:
@@ -445,15 +445,28 @@ class Azure:
         self._kubernetes.annotate(self.annotation, None)
 
     def delete_gallery(self) -> None:
-        """With `-g`: the gallery that a job created, with everything in it."""
+        """With `-g`: the gallery that the annotation names, with every version of the definition.
+
+        delete_podvm_image_gallery of podvm-builder.sh overwrites IMAGE_GALLERY_NAME of azure-podvm-image-cm.
+        delete_image_gallery of the handler removes the annotation even if Azure keeps the gallery, as with another
+        definition in it.
+        """
         name = self._kubernetes.annotation("IMAGE_GALLERY_NAME")
         if "AZURE_CLOUD_ENVIRONMENT" not in os.environ or not name:
             return say("IMAGE_GALLERY_NAME is not set in peer-pods-cm. Skipping image gallery deletion")
         self._log_in()
-        for version in (self._request("GET", f"{self._definition}/versions") or {}).get("value", ()):
+        gallery = f"{self._gallery.rpartition('/')[0]}/{name}"
+        if self._request("GET", gallery) is None:
+            return say(f"Gallery {name} doesn't exist. Skipping deleting the gallery")
+        definition = f"{gallery}/images/{os.environ['IMAGE_DEFINITION_NAME']}"
+        for version in (self._request("GET", f"{definition}/versions") or {}).get("value", ()):
             self._request("DELETE", version["id"])
-        for path in (self._definition, self._gallery):
-            self._request("DELETE", path)
+        try:
+            for path in (definition, gallery):
+                self._request("DELETE", path)
+        except urllib.error.HTTPError as error:
+            say(f"ERROR: {error.read().decode()}")
+            say("Failed to delete the image gallery.")
         self._kubernetes.annotate("IMAGE_GALLERY_NAME", None)
 
     def _log_in(self) -> None:

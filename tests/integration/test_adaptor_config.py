@@ -29,6 +29,7 @@ from tests.support import KUBERNETES_CLIENT, OPERATOR_NAMESPACE
 
 WORKERS = openshift.imagined_workers(3)
 ROLLS = {"1.10": False, "1.13": True}
+KEPT_GALLERY = "osc.peerpods/image-gallery"
 
 
 class Settings(World):
@@ -279,8 +280,17 @@ def test_the_leftovers_of_an_interrupted_run_are_reported_and_restored(world: Se
     assert world.data("osc-feature-gates") == {}
 
 
-def test_an_existing_key_is_kept(world: Settings):
+def test_an_existing_key_is_kept_and_a_gallery_is_restored(world: Settings):
+    """The annotation for the gallery alone makes no pod stale, which a write of a key does."""
+    world.cluster.kubectl("annotate", "configmap", "peer-pods-cm", f"{KEPT_GALLERY}=Gallery", *NAMESPACE_ARGS)
+    before = world.adaptors()
+    result = world.apply()
+    assert result["written"] == ([] if world.rolls else ["ConfigMap/peer-pods-cm"])
+    assert world.apply()["adaptor"]["stale"] == []
+    assert world.adaptors() == before
     world.apply(config_map={"PEERPODS_LIMIT_PER_NODE": "5"})
+    annotations = world.cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["metadata"]["annotations"]
+    assert (annotations.get("IMAGE_GALLERY_NAME"), KEPT_GALLERY in annotations) == ("Gallery", False)
     keep = {
         "config_map": {"PEERPODS_LIMIT_PER_NODE": "6"},
         "only_missing": ["PEERPODS_LIMIT_PER_NODE"],

@@ -280,41 +280,46 @@ def test_a_verification_names_the_port_that_a_rule_denies(site: Site, arm: Azure
     assert set(arm.resources) == before
 
 
-def test_the_images_that_the_operator_left_are_removed(site: Site, arm: AzureArm, tmp_path: Path):
-    """The tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS.
+def test_a_gallery_with_an_image_of_a_user_is_kept_and_an_own_one_is_removed(site: Site, arm: AzureArm, tmp_path: Path):
+    """A user has added a version to the gallery. At a renewal of the image, the operator would delete it. It takes the
+    name of the gallery from the annotation, and its resource group from peer-pods-cm.
 
-    A user has added a version to the gallery, which the operator would delete with everything in it.
+    Then the tasks of the teardown alone. test_site.py tests that they are a part of it, on AWS.
     """
-    role = {"name": "osc.peerpods.operator_install", "public": True}
-    tasks = [
-        {"osc.peerpods.cluster_info": {}, "register": "cluster_prerequisites_cluster"},
-        {"osc.peerpods.operator_info": {}, "register": "operator_install_state"},
-        {"ansible.builtin.include_role": {**role, "tasks_from": "keep_gallery"}},
-        {"ansible.builtin.include_role": {**role, "tasks_from": "teardown_images"}},
-        # As at the end of a teardown, also of one after an interruption.
-        {"osc.peerpods.adaptor_config": {"resume": True, "replace": False}, "when": "is_resumed is defined"},
-    ]
-    playbook = tmp_path / "images.yml"
-    playbook.write_text(json.dumps(local_play(tasks=tasks)))
     gallery = f"{site.cloud.resource_group}/providers/Microsoft.Compute/galleries/PodVMGallery_".lower()
     (made,) = (body for name, body in arm.resources.items() if gallery in name and "/versions/" in name)
     definition = made["id"].rpartition("/versions/")[0]
     mine = f"{definition}/versions/9.9.9"
     arm.put(mine, {"location": made["location"], "properties": made["properties"]})
-    play = RoleAlone(**vars(site), playbook=playbook)
-    settings = stored(site, "configmap", "peer-pods-cm")
-    name = settings["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
-    output = succeed(play.run, "-e", "operator_install_remove_images=true")
+    name = stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]["IMAGE_GALLERY_NAME"]
+    options = {
+        "operator_install_renew_image": True,
+        "operator_install_confirm": openshift.INFRASTRUCTURE_NAME,
+        "operator_install_image_config": {"IMAGE_GALLERY_NAME": "Another"},
+        "operator_install_azure_resource_group": "another",
+    }
+    renewal = RoleAlone(**vars(site), playbook=ROOT / "playbooks" / "upgrade.yml")
+    arm.take_requests()
+    output = succeed(renewal.run, "-e", json.dumps(options))
     assert "9.9.9, which no image job of this cluster made" in output
-    assert {name for name in arm.resources if gallery in name} == {
-        each.lower() for each in (definition.rpartition("/images/")[0], definition, mine)
+    image = made["id"].lower()
+    assert {path.lower() for method, path in arm.take_requests() if method == "DELETE"} == {image}
+    assert {each for each in arm.resources if gallery in each} == {
+        each.lower() for each in (definition.rpartition("/images/")[0], definition, mine, image)
     }
     annotations = stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
-    assert "IMAGE_GALLERY_NAME" not in annotations
-    assert annotations["osc.peerpods/image-gallery"] == name
+    assert (annotations["IMAGE_GALLERY_NAME"], "osc.peerpods/image-gallery" in annotations) == (name, False)
     arm.delete(mine)
-    succeed(play.run, "-e", "operator_install_remove_images=true", "-e", "is_resumed=true")
-    assert not [name for name in arm.resources if gallery in name]
-    restored = stored(site, "configmap", "peer-pods-cm")["metadata"]["annotations"]
-    assert restored["IMAGE_GALLERY_NAME"] == name
-    assert "osc.peerpods/image-gallery" not in restored
+    role = {"name": "osc.peerpods.operator_install", "public": True}
+    tasks = [
+        {"osc.peerpods.operator_info": {}, "register": "operator_install_state"},
+        {"osc.peerpods.cluster_info": {}, "register": "cluster_prerequisites_cluster"},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "read_gallery"}},
+        {"ansible.builtin.include_role": {**role, "tasks_from": "teardown_images"}},
+        {"ansible.builtin.debug": {"msg": "Keeps: {{ operator_install_keeps_gallery }}"}},
+    ]
+    playbook = tmp_path / "images.yml"
+    playbook.write_text(json.dumps(local_play(tasks=tasks)))
+    play = RoleAlone(**vars(site), playbook=playbook)
+    assert "Keeps: False" in succeed(play.run, "-e", "operator_install_remove_images=true")
+    assert not [each for each in arm.resources if gallery in each]

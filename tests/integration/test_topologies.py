@@ -71,7 +71,15 @@ class TestHosted:
         assert node_labels(role.cluster, INSTALL_STATE) == ["installed"] * 2
 
     def test_a_removal_names_the_nodes_that_nothing_reboots(self, teardown: RoleAlone):
-        message = failure_message(teardown.run())
+        """The role alone has not read the cluster, and so not the gallery that the operator would delete."""
+        settings = ("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
+        teardown.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME=Gallery_1")
+        completed = teardown.run()
+        assert "The gallery Gallery_1 stays, because its content could not be read (this play has" in completed.stdout
+        annotations = teardown.cluster.get(*settings)["metadata"]["annotations"]
+        assert "IMAGE_GALLERY_NAME" not in annotations
+        assert annotations["osc.peerpods/image-gallery"] == "Gallery_1"
+        message = failure_message(completed)
         assert f"takes effect at the next boot of {', '.join(NAMES)}" in message
         assert "osc-rpm-" in message
         assert "machineconfigpool" not in message

@@ -28,6 +28,7 @@ HOLD = "example.com/hold"
 
 # The annotations with which an interrupted run keeps what it must restore.
 KEPT_IMAGE = "osc.peerpods/pod-vm-image"
+KEPT_GALLERY = "osc.peerpods/image-gallery"
 HELD = "osc.peerpods/caa-update-strategy"
 
 # The image that the operator's job makes.
@@ -186,6 +187,9 @@ def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, mo
 
 
 def test_a_renewal(world: World, upgrade: Upgrade):
+    """A gallery that cannot be read may have images of other owners: the operator does not find its name."""
+    settings = ("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
+    world.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME=Gallery_1")
     world.cluster.kubectl("annotate", "kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
     # An owner that exists, and one that was deleted.
     namespace = world.cluster.get("namespace", "default")["metadata"]
@@ -198,7 +202,22 @@ def test_a_renewal(world: World, upgrade: Upgrade):
     }
     world.cluster.merge("kataconfig/kata", {"metadata": {"ownerReferences": [owner, lost_owner]}})
     (before,) = upgrade.kata_configs()
-    completed = upgrade.succeeds(**CONFIRMED)
+    found: list[dict] = []
+
+    def watch() -> None:
+        wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=60)
+        found.append(world.cluster.get(*settings)["metadata"]["annotations"])
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        completed = upgrade.succeeds(**CONFIRMED)
+        watching.result()
+    assert "The gallery Gallery_1 stays, because its content could not be read (" in completed.stdout
+    (meanwhile,) = found
+    assert ("IMAGE_GALLERY_NAME" in meanwhile, meanwhile[KEPT_GALLERY]) == (False, "Gallery_1")
+    restored = world.cluster.get(*settings)["metadata"]["annotations"]
+    assert (restored["IMAGE_GALLERY_NAME"], KEPT_GALLERY in restored) == ("Gallery_1", False)
+    world.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME-")
     (after,) = upgrade.kata_configs()
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert [after["spec"], *(after["metadata"].get(key) for key in ("name", "labels", "annotations"))] == [

@@ -373,7 +373,7 @@ class _Run:
             if write.resource_version is None:
                 written = self.cluster.create(self.path(kind), body)
             else:
-                written = self.cluster.patch(self.path(kind, name), body)
+                written = self.cluster.patch(self.path(kind, name), body, fieldManager=write.field_manager)
             if write.object_name not in self.written:
                 self.written.append(write.object_name)
             return written

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes.client import FIELD_MANAGER
 from ansible_collections.osc.peerpods.plugins.module_utils._peerpods.generation import (
     HOLD_ANNOTATION,
     VERSION_ANNOTATION,
@@ -79,6 +80,11 @@ class Write:
     @property
     def object_name(self) -> str:
         return f"{self.kind}/{self.name}"
+
+    @property
+    def field_manager(self) -> str:
+        """Another one for annotations alone: the time of that of the data tells which pods have older settings."""
+        return FIELD_MANAGER if self.data else f"{FIELD_MANAGER}-annotations"
 
     def body(self, namespace: str, labels: Mapping[str, str]) -> dict:
         """The object to create, or a merge patch that is valid only for the object that was read."""
@@ -198,7 +204,7 @@ def written_at(*objects: dict | None) -> datetime | None:
     """When the data of any of these objects was last written, according to their managedFields.
 
     The time of a field manager is that of its last write to any field, so the result may be too late, but not too
-    early.
+    early. `Write.field_manager` prevents this for annotations that are written alone.
     """
     times = [
         datetime.fromisoformat(entry["time"])
@@ -339,6 +345,11 @@ def plan_settings(
     """Plan the writes; `pods` are the CAA pods that are bound to a node, `stale` the stale pods among them."""
     pods, stale = tuple(pods), tuple(stale)
     config_map = plan_config_map(current.config_map, desired)
+    if config_map and not config_map.data and pods and operator and operator.rolls:
+        # The operator takes no notice of it, but replaces all pods for the new resourceVersion when it next reconciles
+        # for any other reason (ConfigMapEventHandler in controllers/cm_event_handler.go, and peer-pods-cm/version). The
+        # next write of data, or one without pods, has the annotations, too.
+        config_map = None
     secret = plan_write("Secret", PEER_PODS_SECRET, current.secret, desired.secret)
     held = strategy_of(current.gates)
     own = desired.gates.get(UPDATE_STRATEGY_KEY, held.own)
@@ -356,7 +367,7 @@ def plan_settings(
         and template_version(daemon_set) != current.config_map["metadata"]["resourceVersion"]
     )
     relaxes = held.value == ON_DELETE and not held.is_held and own != ON_DELETE
-    if config_map or derived or (gates and pending):
+    if (config_map and config_map.data) or derived or (gates and pending):
         targets, starts_roll = pods, operator.rolls
     elif relaxes and stale:
         targets, starts_roll = stale, operator.rolls

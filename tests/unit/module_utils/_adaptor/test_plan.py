@@ -254,20 +254,48 @@ def test_the_image_that_an_interrupted_teardown_keeps_is_restored(data: dict, de
     settings = config_map(**data)
     settings["metadata"]["annotations"] = {"osc.peerpods/pod-vm-image": "ami-mine"}
     plan = plan_settings(CurrentSettings(settings), DesiredSettings(desired), NEWEST, pods, [])
+    if pods and not written:
+        # The annotation alone can wait.
+        assert (plan.writes, plan.mode, plan.targets) == ((), "write", ())
+        return
     assert plan.config_map.data == written
     assert plan.config_map.annotations == {"osc.peerpods/pod-vm-image": None}
     assert (plan.mode, len(plan.targets)) == (("hold", 1) if pods else ("write", 0))
 
 
-def test_the_annotation_for_the_gallery_that_a_teardown_keeps_is_restored():
+GALLERY = ["osc.peerpods/image-gallery", "IMAGE_GALLERY_NAME"]
+
+
+@pytest.mark.parametrize(
+    ("current_operator", "pods", "desired", "written", "mode", "targets"),
+    [
+        (FIRST, 2, {}, GALLERY, "write", 0),
+        (SECOND, 2, {}, GALLERY, "write", 0),
+        (SECOND, 2, {"resume": True}, GALLERY, "replace", 1),
+        (SECOND, 2, {"secret": {"KEY": "value"}}, GALLERY, "replace", 2),
+        (NEWEST, 0, {}, GALLERY, "write", 0),
+        (operator("1.13.0", exists=False), 0, {}, GALLERY, "write", 0),
+        # The operator would replace all pods, but only at its next reconcile.
+        (NEWEST, 2, {}, [], "write", 0),
+        (NEWEST, 2, {"resume": True}, [], "replace", 1),
+        (NEWEST, 2, {"secret": {"KEY": "value"}}, [], "replace", 2),
+        (NEWEST, 2, {"config_map": NEW}, GALLERY, "hold", 2),
+        (SECOND, 2, {"config_map": NEW}, GALLERY, "replace", 2),
+    ],
+)
+def test_the_annotation_for_the_gallery_alone_replaces_no_pod(current_operator, pods, desired, written, mode, targets):
+    """It is restored after a teardown or a renewal that was interrupted. One pod is stale for another reason."""
     settings = config_map()
     settings["metadata"]["annotations"] = {"osc.peerpods/image-gallery": "PodVMGallery_1"}
-    plan = plan_settings(CurrentSettings(settings), DesiredSettings(), NEWEST, [], [])
-    assert plan.config_map.data == {}
-    assert plan.config_map.annotations == {
-        "osc.peerpods/image-gallery": None,
-        "IMAGE_GALLERY_NAME": "PodVMGallery_1",
-    }
+    nodes = [pod("a"), pod("b")][:pods]
+    plan = plan_settings(CurrentSettings(settings), DesiredSettings(**desired), current_operator, nodes, nodes[:1])
+    assert (plan.mode, len(plan.targets)) == (mode, targets)
+    write = plan.config_map
+    assert list(write.annotations if write else ()) == written
+    if written:
+        assert dict(write.annotations) == dict(zip(GALLERY, (None, "PodVMGallery_1"), strict=True))
+        # The time of the manager that owns the data stays.
+        assert write.field_manager == ("osc.peerpods" if write.data else "osc.peerpods-annotations")
 
 
 def test_what_the_operator_would_delete_is_not_restored():
