@@ -202,7 +202,7 @@ options:
         that would lose a part of its traffic, stays as it is, and is returned in
         RV(network_security_groups[].unused), with a warning. The changed rule is added with C(-2) at the end of its
         name, and with the next free priority if the other one has its priority, unless other rules allow its traffic
-        already.
+        already. A rule whose traffic is requested, and which another one allows, stays without a warning.
       - If V(true), there is one rule for each name again, with the requested priority.
     type: bool
     default: false
@@ -432,7 +432,7 @@ network_security_groups:
     unused:
       description: >-
         The names of rules of this cluster that stay although O(rules) does not contain them, or not all of their
-        traffic; see O(purge_rules).
+        traffic; see O(purge_rules). A rule whose traffic another one of O(rules) allows is not named.
       type: list
       elements: str
 missing_permissions:
@@ -690,7 +690,7 @@ def run(module: AnsibleModule) -> dict:
             )
         for name, by in plan.shadowed:
             module.warn(f"{name} of {nsg['name']} is shadowed for some of its traffic: {by}.")
-        own_names = {rule["name"].lower() for rule in plan.unused}
+        own_names = {rule["name"].lower() for rule in nsg["properties"].get("securityRules") or () if owner.owns(rule)}
         for name, instead in plan.renamed:
             if name.lower() in own_names:
                 continue

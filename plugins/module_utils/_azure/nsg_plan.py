@@ -385,7 +385,7 @@ class Plan:
 
     `updated` pairs the current rule with the desired rule. `covered`, `shadowed` and `kept` pair the name of a rule
     with the reason, `renamed` the name that another rule has with the one that is used instead. `unused` has the rules
-    of the cluster that stay although they are not required.
+    of the cluster that stay although their traffic is not required.
     """
 
     nsg_id: str
@@ -434,17 +434,16 @@ def plan_present(
     existing = {rule["name"].lower(): rule for rule in nsg["properties"].get("securityRules") or ()}
     requested_names = [rule.name for rule in desired]
     allowed = [security_rule(rule, 0)["properties"] for rule in desired if rule.access == "Allow"]
-    kept_open = {
-        name
-        for name, rule in existing.items()
-        if not purge_rules and rule["properties"]["access"].lower() == "allow" and owner.owns(rule)
-        if not any(is_within(rule["properties"], properties) for properties in allowed)
-    }
+    own = {key: rule for key, rule in existing.items() if owner.owns(rule)}
+    allowing = {key: rule["properties"] for key, rule in own.items() if rule["properties"]["access"].lower() == "allow"}
+    # The traffic of these is requested, if under another name.
+    requested = {key for key, rule in allowing.items() if any(is_within(rule, properties) for properties in allowed)}
+    kept_open = set() if purge_rules else allowing.keys() - requested
     desired = [_with_own_name(rule, existing, kept_open, purge_rules=purge_rules) for rule in desired]
     managed_names = {rule.name.lower() for rule in desired}
-    unused = [rule for key, rule in existing.items() if owner.owns(rule) and key not in managed_names]
+    surplus = {key: rule for key, rule in own.items() if key not in managed_names}
     if purge_rules:
-        managed_names |= {rule["name"].lower() for rule in unused}
+        managed_names |= surplus.keys()
     unmanaged = [rule for rule in rules_of(nsg) if rule["name"].lower() not in managed_names]
     covered = {}
     for rule in desired:
@@ -491,7 +490,7 @@ def plan_present(
         nsg["id"],
         created=tuple(created),
         updated=tuple(updated),
-        removed=tuple(unused) if purge_rules else (),
+        removed=tuple(surplus.values()) if purge_rules else (),
         unchanged=tuple(unchanged),
         covered=tuple((rule.name, covered[rule.name]) for rule in desired if rule.is_listed and rule.name in covered),
         moved=moved,
@@ -501,11 +500,11 @@ def plan_present(
         ),
         kept=_kept(existing.values(), owner, {*options, *(name.lower() for name in requested_names)}),
         renamed=tuple(
-            (requested, rule.name)
-            for requested, rule in zip(requested_names, desired, strict=True)
-            if requested != rule.name and rule.name in needed_names
+            (name, rule.name)
+            for name, rule in zip(requested_names, desired, strict=True)
+            if name != rule.name and rule.name in needed_names
         ),
-        unused=() if purge_rules else tuple(unused),
+        unused=() if purge_rules else tuple(rule for key, rule in surplus.items() if key not in requested),
     )
 
 

@@ -634,6 +634,19 @@ def test_a_port_that_changes_back_and_forth_has_one_rule_for_each_value():
     assert [describe_rule(body) for body in stay[1:]] == [f"A-c 111 Inbound Allow Tcp {WORKERS}:* → {WORKERS}:9100"]
 
 
+def test_a_rule_whose_traffic_another_rule_allows_is_removed_only_with_purge_rules():
+    """Its traffic is requested, so it is not reported as traffic that is not."""
+    group = nsg(DENY_VNET)
+    for ports in (["9000"], ["9001"], ["9000", "9001"]):
+        rules = listed(option("A", destination_port_ranges=ports))
+        plan = present(group, rules)
+        group = written(group, plan)
+    assert plan.unused == ()
+    narrower = present(group, listed(option("A", ports="9001")))
+    assert ["9000" in describe_rule(body) for body in narrower.unused] == [True]
+    assert [body["name"] for body in present(group, rules, purge_rules=True).removed] == ["A-c-2"]
+
+
 def test_two_rules_that_exchange_their_ports_are_changed():
     exchanged = listed(option("A", ports="15150"), option("B", 112, "9000"))
     plan = present(nsg(DENY_VNET, stored(A), stored(B)), exchanged)
