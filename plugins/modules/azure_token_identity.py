@@ -23,7 +23,7 @@ description:
   - >-
     The identity has the tags C(osc.peerpods.managed=true) and C(osc.peerpods.cluster.ID=NAME). An identity without them
     is not changed, and the module fails. Role assignments of another owner stay, and so does a federated credential
-    of another issuer: the one of this cluster then gets another name, such as C(default-2).
+    of another issuer or subject: the one of this cluster then gets another name, such as C(default-2).
 options:
   name:
     description:
@@ -60,13 +60,12 @@ options:
     description:
       - >-
         The issuer of the cluster's tokens, C(spec.serviceAccountIssuer) of the Authentication C(cluster). Required with
-        O(state=present). With O(state=absent), a credential of this module with another issuer counts as that of
-        another owner.
+        O(state=present). With O(state=absent), a credential with another issuer counts as that of another owner.
     type: str
     default: ""
   namespace:
     description:
-      - The namespace of the operator.
+      - The namespace of the operator. A credential for another service account counts as that of another owner.
     type: str
     default: openshift-sandboxed-containers-operator
   image:

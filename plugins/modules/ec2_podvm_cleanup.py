@@ -17,7 +17,8 @@ description:
     snapshots. AMIs that do not look like those of the job are not removed.
   - >-
     Before an AMI is deregistered, its snapshots get the tag C(osc.peerpods/cluster/ID), so that a later run finds and
-    deletes a snapshot whose deletion failed. A snapshot with this tag that an AMI has is not deleted.
+    deletes a snapshot whose deletion failed. A snapshot that another AMI of this account has is neither tagged nor
+    deleted.
   - >-
     The name ends with a number that the operator computes from the ID of the cluster. With another C(AMI_VERSION), an
     AMI may be that of another cluster: it is returned and not removed.
@@ -95,6 +96,12 @@ kept:
   type: list
   elements: str
   sample: []
+shared:
+  description: The IDs of snapshots of the removed AMIs that stay, because other AMIs of this account have them, too.
+  returned: success, or failure after the AMIs were read
+  type: list
+  elements: str
+  sample: []
 left:
   description: The IDs of the AMIs and of their snapshots that were not removed.
   returned: failure after the AMIs were read
@@ -143,7 +150,8 @@ unreadable:
   sample: false
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.amazon.aws.plugins.module_utils.modules import AnsibleAWSModule
@@ -214,23 +222,36 @@ def made_for_cluster(name: str, cluster_id: str) -> bool:
     return name.endswith(f"-{image_version(cluster_id)}")
 
 
-def plan_removals(ec2: Ec2, params: Mapping[str, Any]) -> tuple[dict[str, Callable[[str], None]], list[str]]:
-    """What removes the AMIs and snapshots of the cluster, by their IDs in order, and the IDs of those that stay."""
+@dataclass(frozen=True)
+class Plan:
+    """What removes the AMIs and snapshots of the cluster, by their IDs in order; the IDs of those that may be of
+    another cluster, and of snapshots that other AMIs have."""
+
+    removals: Mapping[str, Callable[[str], None]]
+    kept: Sequence[str] = ()
+    shared: Sequence[str] = ()
+
+
+def plan_removals(ec2: Ec2, params: Mapping[str, Any]) -> Plan:
     removals: dict[str, Callable[[str], None]] = {}
     for image in map(image_of, made_by_job(ec2.own_images(params["name"]))):
         if image["id"] != params["ignore"]:
             removals[image["id"]] = ec2.deregister
             removals |= dict.fromkeys(image["snapshots"], ec2.delete_snapshot)
     kept = [] if made_for_cluster(params["name"], params["cluster_id"]) else [*removals]
+    removals = {} if kept else removals
+    used = ec2.used_snapshots(except_images=removals) if removals else set()
+    shared = [each for each in removals if each in used]
     marked = permitted(lambda: ec2.unused_snapshots_tagged(f"{REFERENCE_TAG}{params['cluster_id']}"), [])
-    return {**({} if kept else removals), **dict.fromkeys(marked, ec2.delete_snapshot)}, kept
+    own = {each: remove for each, remove in removals.items() if each not in used}
+    return Plan({**own, **dict.fromkeys(marked, ec2.delete_snapshot)}, kept, shared)
 
 
 def mark(ec2: Ec2, params: Mapping[str, Any], planned: Mapping[str, Callable[[str], None]]) -> None:
     """Tag the snapshots of AMIs before these are deregistered, after which nothing else names the snapshots."""
     snapshots = [each for each, remove in planned.items() if remove == ec2.delete_snapshot]
     tags = {MANAGED_TAG: "true", f"{REFERENCE_TAG}{params['cluster_id']}": f"{LEAVING}{params['name']}"}
-    if len(snapshots) < len(planned):
+    if 0 < len(snapshots) < len(planned):
         permitted(lambda: ec2.tag_snapshots(snapshots, tags), None)
 
 
@@ -248,30 +269,32 @@ def main() -> None:
     )
     params = module.params
     removed: list[str] = []
-    planned: dict[str, Callable[[str], None]] | None = None
-    kept: list[str] = []
+    plan: Plan | None = None
     by_jobs: dict[str, list[str]] = {"snapshots": [], "imports": [], "unclear": []}
     try:
         bucket = read_bucket(module)
         if params["name"]:
             ec2 = Ec2(module)
-            planned, kept = plan_removals(ec2, params)
+            plan = plan_removals(ec2, params)
             if params["bucket"]:
                 by_jobs = permitted(lambda: left_by_jobs(ec2, params["bucket"]), by_jobs)
-                by_jobs = {key: [each for each in ids if each not in planned] for key, ids in by_jobs.items()}
+                by_jobs = {key: [each for each in ids if each not in plan.removals] for key, ids in by_jobs.items()}
             if not module.check_mode:
-                mark(ec2, params, planned)
-        for each, remove in (planned or {}).items():
+                mark(ec2, params, plan.removals)
+        for each, remove in (plan.removals if plan else {}).items():
             if not module.check_mode:
                 remove(each)
             removed.append(each)
     except Ec2Error as error:
-        known = {} if planned is None else {"removed": removed, "left": [*planned][len(removed) :]}
+        known = {}
+        if plan:
+            known = {"removed": removed, "left": [*plan.removals][len(removed) :], "shared": plan.shared}
         module.fail_json(**failed_after(error, removed, "removed"), **known)
     module.exit_json(
         changed=bool(removed),
         removed=removed,
-        kept=kept,
+        kept=plan.kept if plan else [],
+        shared=plan.shared if plan else [],
         **by_jobs,
         diff={"prepared": "".join(f"delete {each}\n" for each in removed)},
         **bucket,

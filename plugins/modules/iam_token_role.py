@@ -28,8 +28,15 @@ options:
       - The name of the role. Defaults to O(cluster_name) with C(-peer-pods).
       - >-
         With O(state=absent), defaults to every role that this module created for the cluster, by their descriptions and
-        tags.
+        tags; see also O(others).
     type: str
+  others:
+    description:
+      - >-
+        With O(state=absent) and O(name), whether the other roles that this module created for the cluster are removed,
+        too. Without C(iam:ListRoles), they are not looked for, with a warning, and RV(unread) has the reason.
+    type: bool
+    default: false
   cluster_name:
     description:
       - The infrastructure name of the cluster.
@@ -63,8 +70,9 @@ options:
     description:
       - >-
         Whether the role exists. With V(absent), a role of another owner stays. A role with further policies, in an
-        instance profile, or with a trust policy that admits other principals than the identity provider of O(issuer),
-        is not changed, and the module fails. Without O(issuer), the trust policy may admit one principal.
+        instance profile, or with a trust policy that admits other principals than the service account C(default) of
+        O(namespace), is not changed, and the module fails. Without O(issuer), the trust policy may admit this service
+        account of one identity provider.
     type: str
     choices: [present, absent]
     default: present
@@ -81,7 +89,7 @@ notes:
     The credentials need C(iam:GetOpenIDConnectProvider), C(iam:GetRole), C(iam:GetRolePolicy), C(iam:CreateRole),
     C(iam:TagRole), C(iam:UpdateAssumeRolePolicy), C(iam:PutRolePolicy) and C(iam:DeleteRolePolicy); for
     O(state=absent) also C(iam:DeleteRole), C(iam:ListRolePolicies), C(iam:ListAttachedRolePolicies) and
-    C(iam:ListInstanceProfilesForRole), and without O(name) C(iam:ListRoles).
+    C(iam:ListInstanceProfilesForRole), and without O(name) or with O(others) C(iam:ListRoles).
 attributes:
   check_mode:
     description: Can run in check mode and return the changes that it would make.
@@ -121,7 +129,7 @@ RETURN = r"""
 role:
   description:
     - The role, also if it will be created or was removed. With O(state=absent) and without O(name), null if no role of
-      the cluster was found, and the first one of several.
+      the cluster was found, and the first one of several. With O(name), the role with this name.
   returned: success
   type: dict
   contains:
@@ -156,6 +164,17 @@ unknown:
   returned: with O(dry_run=true)
   type: str
   sample: ""
+removed:
+  description: With O(state=absent), the ARNs of the roles that were removed, or would be removed.
+  returned: with O(state=absent), also on failure
+  type: list
+  elements: str
+unread:
+  description: Why other roles were not looked for or not read, which may be of the cluster, as sentences.
+  returned: with O(state=absent)
+  type: list
+  elements: str
+  sample: []
 left:
   description: With O(state=absent), the ARNs of the roles of this cluster that were not removed.
   returned: failure
@@ -194,6 +213,8 @@ from ansible_collections.osc.peerpods.plugins.module_utils._aws.token_role impor
 from ansible_collections.osc.peerpods.plugins.module_utils._text import failed_after
 
 POLICIES = (VM_POLICY, IMAGE_POLICY)
+# The code of IAM's errors without the permission.
+DENIED = "AccessDenied"
 TRUST = "trust policy"
 
 
@@ -232,38 +253,74 @@ def plan_present(iam: Iam, account: Account, cluster: Cluster, params: dict[str,
     return Plan(name, role, plan_role(role, account, cluster, image=params["image"]))
 
 
-def plan_absent(iam: Iam, account: Account, cluster: Cluster, name: str | None, left: list[str]) -> list[Plan]:
-    """The removal of the role with this name, or of every role of the cluster; `left` gets the ARNs of its roles."""
-    roles = {each: iam.role(each, POLICIES) for each in ([name] if name else iam.role_names())}
+def read_roles(module: AnsibleAWSModule, iam: Iam) -> tuple[dict[str, Role | None], list[str]]:
+    """The role with the given name, None if it does not exist, and the roles that may be of the cluster; and why others
+    were not looked for or not read, as sentences."""
+    name = module.params["name"]
+    is_searched, found, unread = not name or module.params["others"], [], []
+    if is_searched:
+        try:
+            found = [*iam.role_names()]
+        except Ec2Error as error:
+            if not name or error.code != DENIED:
+                raise
+            is_searched = False
+            unread.append(f"Other roles of the cluster than {name} were not looked for: {error}")
+    roles = {}
+    for each in dict.fromkeys([*([name] if name else []), *found]):
+        try:
+            roles[each] = iam.role(each, POLICIES)
+        except Ec2Error as error:
+            is_others = is_searched and each not in found
+            if error.code != DENIED or (each == name and not is_others):
+                raise
+            if is_others:
+                roles[each] = None
+            else:
+                unread.append(f"Whether the role {each} is of the cluster is unknown: {error}")
+    return roles, unread
+
+
+def plan_absent(
+    iam: Iam, account: Account, cluster: Cluster, name: str | None, roles: dict[str, Role | None], left: list[str]
+) -> list[Plan]:
+    """The removal of those of the roles that are of the cluster, and the role with this name; `left` gets their
+    ARNs."""
     own = {each: role for each, role in roles.items() if role is not None and role.is_of(cluster)}
     left += [role.arn for role in own.values()]
+    planned = dict(roles)
     for each, role in own.items():
         trusted = other_principals(role.trust, account, cluster)
         role = replace(role, attached=iam.attached(each, POLICIES), trusted=trusted)
         if problem := removal_problem(role):
             raise InUseError(problem)
-        roles[each] = role
+        planned[each] = role
     return [
-        Plan(each, role, plan_removal(role, cluster)) for each, role in roles.items() if name is not None or each in own
+        Plan(each, role, plan_removal(role, cluster)) for each, role in planned.items() if each == name or each in own
     ]
 
 
-def run(module: AnsibleAWSModule, iam: Iam, left: list[str]) -> dict[str, Any]:
+def run(module: AnsibleAWSModule, iam: Iam, left: list[str], removed: list[str]) -> dict[str, Any]:
     params = module.params
     cluster = Cluster(params["cluster_name"], params["cluster_id"], params["issuer"], params["namespace"])
     is_present = params["state"] == "present"
     is_dry_run = is_present and params["dry_run"]
+    unread: list[str] = []
     account = iam.account(cluster.issuer if is_present else "")
     if is_present:
         plans = [plan_present(iam, account, cluster, params)]
     else:
-        plans = plan_absent(iam, account, cluster, params["name"], left)
-    if not module.check_mode and not is_dry_run:
-        for plan in plans:
+        found, unread = read_roles(module, iam)
+        plans = plan_absent(iam, account, cluster, params["name"], found, left)
+        for reason in unread:
+            module.warn(reason)
+    for plan in [] if is_dry_run else plans:
+        if not module.check_mode:
             for change in plan.changes:
                 iam.apply(plan.name, change, cluster.tags, POLICIES)
-            if plan.role and plan.role.arn in left:
-                left.remove(plan.role.arn)
+        if plan.role and plan.role.arn in left:
+            left.remove(plan.role.arn)
+            removed.append(plan.role.arn)
     roles = [
         {
             "name": plan.name,
@@ -279,6 +336,7 @@ def run(module: AnsibleAWSModule, iam: Iam, left: list[str]) -> dict[str, Any]:
         simulated = asdict(simulate_caller(module, iam.caller, required))
     return {
         **simulated,
+        **({} if is_present else {"removed": removed, "unread": unread}),
         "changed": bool(changes) and (module.check_mode or not is_dry_run),
         "changes": changes,
         "role": roles[0] if roles else None,
@@ -290,6 +348,7 @@ def main() -> None:
     module = AnsibleAWSModule(
         argument_spec={
             "name": {"type": "str"},
+            "others": {"type": "bool", "default": False},
             "cluster_name": {"type": "str", "required": True},
             "cluster_id": {"type": "str", "required": True},
             "issuer": {"type": "str", "default": ""},
@@ -302,12 +361,14 @@ def main() -> None:
     )
     iam = None
     left: list[str] = []
+    removed: list[str] = []
     try:
         iam = Iam(module)
-        result = run(module, iam, left)
+        result = run(module, iam, left, removed)
     except Ec2Error as error:
         in_use = isinstance(error, InUseError)
-        module.fail_json(**failed_after(error, iam.changes if iam else []), left=left, in_use=in_use)
+        changes = iam.changes if iam else []
+        module.fail_json(**failed_after(error, changes), left=left, removed=removed, in_use=in_use)
     module.exit_json(**result)
 
 

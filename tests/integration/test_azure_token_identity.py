@@ -268,7 +268,7 @@ def test_an_identity_that_others_use_stays(azure: AzureArm, run):
     before = dict(azure.identities.stored)
     failed = run({"state": "absent"})
     assert (failed["left"], failed["in_use"]) == ([identity["id"]], True)
-    assert f"has the federated credential mine of the issuer {ISSUER}, which this collection did not" in failed["msg"]
+    assert f"has the federated credential mine of the issuer {ISSUER} for the subject system:" in failed["msg"]
     assert (failed["changed"], azure.identities.stored) == (False, before)
     del azure.identities.stored[mine["id"].lower()]
     machine = f"/subscriptions/{azure.subscription_id}/resourceGroups/{GROUP}/providers/{VMS}/vm-0"

@@ -120,14 +120,24 @@ def test_an_identity_that_may_not_read_images(on_azure: Run, arm: AzureArm, imag
     assert "AuthorizationFailed" in result["msg"]
 
 
+def with_snapshot(before: str, after: str) -> Callable[[Callable[[], tuple[int, bytes]]], tuple[int, bytes]]:
+    def answer(pass_on: Callable[[], tuple[int, bytes]]) -> tuple[int, bytes]:
+        status, body = pass_on()
+        return status, body.replace(before.encode(), after.encode())
+
+    return answer
+
+
 def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run):
     ec2 = moto.client("ec2")
     name = "podvm-image-1.0.1"
     copy = {"Name": name, "SourceImageId": MOTO_IMAGE, "SourceRegion": REGION}
     ours = ec2.copy_image(**copy, Description="Peer-pod image")["ImageId"]
     other = ec2.copy_image(**copy, Description="mine")["ImageId"]
-    (image,) = ec2.describe_images(ImageIds=[ours])["Images"]
-    snapshot = image["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    snapshot, of_other = (
+        ec2.describe_images(ImageIds=[each])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+        for each in (ours, other)
+    )
 
     arguments = {"region": REGION, "name": name, "cluster_id": "00000001", "bucket": name}
 
@@ -142,6 +152,12 @@ def test_the_images_of_a_cluster_are_removed_on_aws(moto: Moto, run_module: Run)
     result = run_module("ec2_podvm_cleanup", {**arguments, "cluster_id": "00000002"}, env=moto.environment)
     assert (result["removed"], result["kept"]) == ([], [ours, snapshot])
     with ec2_proxy(moto.endpoint_url) as proxy:
+        # A user has registered another AMI with the snapshot. moto cannot.
+        proxy.faults["DescribeImages"] = [with_snapshot(of_other, snapshot)] * 2
+        proxy.faults["DeregisterImage"] = [refuse(403, "UnauthorizedOperation")]
+        failed = run_module("ec2_podvm_cleanup", arguments, env={**moto.environment, "AWS_ENDPOINT_URL": proxy.url})
+        assert (failed["left"], failed["shared"]) == ([ours], [snapshot])
+        assert "CreateTags" not in proxy.take_calls()
         proxy.faults["DeregisterImage"] = [refuse(403, "UnauthorizedOperation")]
         failed = run_module("ec2_podvm_cleanup", arguments, env={**moto.environment, "AWS_ENDPOINT_URL": proxy.url})
         assert (failed["failed"], failed["removed"], failed["left"]) == (True, [], [ours, snapshot])

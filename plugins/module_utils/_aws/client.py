@@ -9,7 +9,7 @@ filters, not by id, so that EC2 returns those that exist instead of rejecting th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from ansible_collections.amazon.aws.plugins.module_utils.tagging import (
     ansible_dict_to_boto3_tag_list,
     boto3_tag_specifications,
 )
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import snapshots_of
 from ansible_collections.osc.peerpods.plugins.module_utils._aws.refusals import (
     THROTTLING,
     advise_code,
@@ -257,10 +257,17 @@ class Ec2(AwsConnection):
         filters = [{"Name": filter_name, "Values": [value]}]
         return self._query("DescribeSnapshots", "Snapshots", PAGE_SIZE, OwnerIds=["self"], Filters=filters)
 
+    def used_snapshots(self, except_images: Container[str] = ()) -> set[str]:
+        """The snapshots of the AMIs of this account, also of disabled ones, other than `except_images`."""
+        members = self._client.meta.service_model.shape_for("DescribeImagesRequest").members
+        # An older botocore does not have it, and EC2 then returns no disabled AMIs.
+        disabled = {"IncludeDisabled": True} if "IncludeDisabled" in members else {}
+        images = self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"], **disabled)
+        return snapshots_of(images, except_images)
+
     def _unused(self, snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
         existing = [snapshot["SnapshotId"] for snapshot in snapshots]
-        images = self._query("DescribeImages", "Images", PAGE_SIZE, Owners=["self"]) if existing else []
-        used = {snapshot for image in images for snapshot in image_of(image)["snapshots"]}
+        used = self.used_snapshots() if existing else set()
         return [snapshot for snapshot in existing if snapshot not in used]
 
     def tag_snapshots(self, snapshot_ids: Sequence[str], tags: Mapping[str, str]) -> None:

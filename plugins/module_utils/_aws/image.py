@@ -7,7 +7,7 @@ EC2 documentation: "Amazon EC2 AMI boot modes" and "Enable a Linux AMI for Nitro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.osc.peerpods.plugins.module_utils._text import join_names
@@ -34,6 +34,12 @@ def image_of(image: Mapping[str, Any]) -> dict:
             if (device.get("Ebs") or {}).get("SnapshotId")
         ],
     }
+
+
+def snapshots_of(images: Iterable[Mapping[str, Any]], except_images: Container[str] = ()) -> set[str]:
+    """The snapshots of the images other than `except_images`."""
+    values = map(image_of, images)
+    return {snapshot for image in values if image["id"] not in except_images for snapshot in image["snapshots"]}
 
 
 def image_problems(

@@ -72,7 +72,7 @@ class Account:
 class Role:
     """An existing role: its ARN, its tags, its trust policy, and the documents of its inline policies by name. For a
     removal also `attached`, what else IAM does not delete a role with: other policies, and instance profiles; and
-    `trusted`, the other principals of its trust policy."""
+    `trusted`, whom its trust policy admits other than cloud-api-adaptor."""
 
     arn: str
     tags: Mapping[str, str]
@@ -183,20 +183,38 @@ def plan_removal(role: Role | None, cluster: Cluster) -> list[Change]:
 
 
 def other_principals(trust: Mapping[str, Any], account: Account, cluster: Cluster) -> list[str]:
-    """The principals that the trust policy admits, other than the identity provider of the cluster. Without the issuer
-    of the cluster, none if there is only one."""
-    principals = dict.fromkeys(
-        json.dumps(each.get("Principal", {"NotPrincipal": each.get("NotPrincipal")}))
-        for each in _as_list(trust.get("Statement"))
-        if each.get("Effect") == "Allow" and (not cluster.issuer or not _is_provider(each, account, cluster))
-    )
-    return [] if len(principals) < 2 and not cluster.issuer else [*principals]
+    """Whom the trust policy admits other than the service account of cloud-api-adaptor: each principal with its
+    condition, which names another service account of the same identity provider.
+
+    Without the issuer of the cluster, its provider is that of the only such service account.
+    """
+    allowing = [each for each in _as_list(trust.get("Statement")) if each.get("Effect") == "Allow"]
+    providers = {_provider_of_adaptor(each, cluster) for each in allowing} - {None}
+    if cluster.issuer or len(providers) > 1:
+        providers = {account.provider_arn(cluster.issuer)} if cluster.issuer else set()
+    others = (each for each in allowing if _provider_of_adaptor(each, cluster) not in providers)
+    return [*dict.fromkeys(map(_describe_principal, others))]
 
 
-def _is_provider(statement: Mapping[str, Any], account: Account, cluster: Cluster) -> bool:
+def _provider_of_adaptor(statement: Mapping[str, Any], cluster: Cluster) -> str | None:
+    """The identity provider whose tokens the statement admits; None if these may be other tokens than those of the
+    service account of cloud-api-adaptor."""
     principal = statement.get("Principal")
-    only = isinstance(principal, dict) and principal.keys() == {"Federated"}
-    return only and [*_federated(statement)] == [account.provider_arn(cluster.issuer)]
+    providers = _federated(statement)
+    if not isinstance(principal, dict) or principal.keys() != {"Federated"} or len(providers) != 1:
+        return None
+    subject_key = f"{providers[0].partition(':oidc-provider/')[2]}:sub".lower()
+    conditions = (statement.get("Condition") or {}).get("StringEquals") or {}
+    # All conditions must be met, so that others only restrict it further.
+    if [cluster.subject] in (_as_list(value) for key, value in conditions.items() if key.lower() == subject_key):
+        return providers[0]
+    return None
+
+
+def _describe_principal(statement: Mapping[str, Any]) -> str:
+    principal = json.dumps(statement.get("Principal", {"NotPrincipal": statement.get("NotPrincipal")}))
+    condition = statement.get("Condition")
+    return f"{principal} with the condition {json.dumps(condition)}" if condition else principal
 
 
 def removal_problem(role: Role) -> str:
@@ -204,9 +222,9 @@ def removal_problem(role: Role) -> str:
     name = role.arn.rpartition("/")[2]
     if role.trusted:
         return (
-            f"The trust policy of the role {name} admits {', '.join(role.trusted)}, which this collection did not add. "
-            "If nothing else uses the role, remove them from the trust policy (aws iam update-assume-role-policy), "
-            "then run this again. The role was not changed."
+            f"The trust policy of the role {name} admits {', '.join(role.trusted)}, and not only the service account "
+            "of cloud-api-adaptor. If nothing else uses the role, remove them from the trust policy (aws iam "
+            "update-assume-role-policy), then run this again. The role was not changed."
         )
     if not role.attached:
         return ""

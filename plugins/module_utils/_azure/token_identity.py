@@ -134,18 +134,18 @@ def plan_identity(path: str, existing: Existing, cluster: Cluster) -> list[Chang
         )
     if any(_trusts(each.get("properties") or {}, cluster) for each in existing.credentials):
         return changes
-    # One of another issuer is that of another cluster, and stays.
-    by_name = {each["name"]: each for each in existing.credentials}
-    free = (f"{SERVICE_ACCOUNT}-{number}" for number in range(2, len(by_name) + 3))
-    names = [name for name in (SERVICE_ACCOUNT, *free) if name not in by_name]
-    if SERVICE_ACCOUNT in by_name and not _is_of_another_issuer(by_name[SERVICE_ACCOUNT], cluster):
-        names = [SERVICE_ACCOUNT]
-    verb = "update" if names[0] in by_name else "create"
+    # One of another issuer or subject is that of another cluster or service account, and stays. Azure allows one for
+    # each issuer and subject ("Important considerations and restrictions for federated identity credentials").
+    own = [each["name"] for each in existing.credentials if _is_own_credential(each, cluster)]
+    taken = {each["name"].lower() for each in existing.credentials}
+    numbered = (f"{SERVICE_ACCOUNT}-{number}" for number in range(2, len(taken) + 3))
+    free = (name for name in (SERVICE_ACCOUNT, *numbered) if name not in taken)
+    verb, name = ("update", own[0]) if own else ("create", next(free))
     properties = {"issuer": cluster.issuer, "subject": cluster.subject, "audiences": [AUDIENCE]}
     changes.append(
         Change(
-            f"{verb} federated credential {names[0]}",
-            f"{path}/{CREDENTIALS}/{names[0]}",
+            f"{verb} federated credential {name}",
+            f"{path}/{CREDENTIALS}/{name}",
             IDENTITY_API_VERSION,
             {"properties": properties},
         )
@@ -223,11 +223,7 @@ def removal_problem(
             for each in existing.assignments
             if not _is_own_assignment(each)
         ),
-        *(
-            f"the federated credential {each['name']} of the issuer {(each.get('properties') or {}).get('issuer')}"
-            for each in existing.credentials
-            if not _is_own_credential(each, cluster)
-        ),
+        *(_describe_credential(each) for each in existing.credentials if not _is_own_credential(each, cluster)),
         *(
             f"{each['name']} ({each['type']})"
             for each in resources
@@ -243,17 +239,21 @@ def removal_problem(
     )
 
 
+def _describe_credential(credential: Mapping[str, Any]) -> str:
+    properties = credential.get("properties") or {}
+    return (
+        f"the federated credential {credential['name']} of the issuer {properties.get('issuer')} for the subject "
+        f"{properties.get('subject')}"
+    )
+
+
 def _is_own_credential(credential: Mapping[str, Any], cluster: Cluster) -> bool:
-    """Whether the credential may be one of `plan_identity`. Without the issuer of the cluster, only its name tells."""
-    if credential["name"] == SERVICE_ACCOUNT:
-        return not _is_of_another_issuer(credential, cluster)
-    is_numbered = re.fullmatch(rf"{SERVICE_ACCOUNT}-\d+", credential["name"]) is not None
-    return is_numbered and _trusts(credential.get("properties") or {}, cluster)
-
-
-def _is_of_another_issuer(credential: Mapping[str, Any], cluster: Cluster) -> bool:
-    issuer = (credential.get("properties") or {}).get("issuer")
-    return bool(cluster.issuer and issuer) and issuer != cluster.issuer
+    """Whether the credential may be one of `plan_identity`: by its name, and for the service account of the operator.
+    Without the issuer of the cluster, only the first name tells."""
+    name, properties = credential["name"].lower(), credential.get("properties") or {}
+    if properties.get("subject") != cluster.subject or not re.fullmatch(rf"{SERVICE_ACCOUNT}(-\d+)?", name):
+        return False
+    return properties.get("issuer") == cluster.issuer if cluster.issuer else name == SERVICE_ACCOUNT
 
 
 def _is_own_assignment(assignment: Mapping[str, Any]) -> bool:

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import image_of, image_problems, made_by_job
+from ansible_collections.osc.peerpods.plugins.module_utils._aws.image import (
+    image_of,
+    image_problems,
+    made_by_job,
+    snapshots_of,
+)
 
 IMAGE = {
     "ImageId": "ami-1",
@@ -118,3 +123,11 @@ def test_only_the_images_of_the_operators_job_are_removed():
         {**of_bootc, "Description": "mine"},
     ]
     assert made_by_job([ours, *others, of_bootc]) == [ours, of_bootc]
+
+
+def test_the_snapshots_that_other_images_have():
+    of_user = {**IMAGE, "ImageId": "ami-2"}
+    without = {"ImageId": "ami-3", "State": "available"}
+    assert snapshots_of([IMAGE, of_user, without], {"ami-1"}) == {"snap-1"}
+    assert snapshots_of([IMAGE, without], {"ami-1"}) == set()
+    assert snapshots_of([IMAGE]) == {"snap-1"}

@@ -83,6 +83,49 @@ def test_what_others_added_to_the_trust_policy_stays(others: list[dict]):
     assert (", ".join(principals) in problem, bool(problem)) == (True, bool(others))
 
 
+def admits(subjects: object, provider: str = ARN, **more: str) -> dict:
+    host = provider.partition("oidc-provider/")[2]
+    condition = {"StringEquals": {f"{host}:sub": subjects, f"{host}:aud": "openshift", **more}}
+    fields = {"Effect": "Allow", "Action": "sts:AssumeRoleWithWebIdentity"}
+    return {**fields, "Principal": {"Federated": provider}, "Condition": condition}
+
+
+OTHER_SUBJECT = "system:serviceaccount:payments:uploader"
+OWN = admits(SUBJECT)
+OF_B = admits(SUBJECT, "arn:aws:iam::123456789012:oidc-provider/b")
+
+
+@pytest.mark.parametrize(
+    ("statements", "others", "without_issuer"),
+    [
+        ([OWN], [], []),
+        ([admits([SUBJECT])], [], []),
+        # It differs only in the audience, or is restricted further.
+        ([OWN, {**OWN, "Condition": {"StringEquals": {f"{HOST.upper()}:SUB": SUBJECT}}}], [], []),
+        ([admits(SUBJECT, **{"aws:SourceIp": "10.0.0.1"})], [], []),
+        # Another service account of the same cluster.
+        ([OWN, admits(OTHER_SUBJECT)], [1], [1]),
+        ([admits(OTHER_SUBJECT)], [0], [0]),
+        ([admits([SUBJECT, OTHER_SUBJECT])], [0], [0]),
+        ([OWN, {**OWN, "Condition": {"StringLike": {f"{HOST}:sub": "system:serviceaccount:osc:*"}}}], [1], [1]),
+        ([OWN, {**OWN, "Condition": {}}], [1], [1]),
+        ([OWN, {**admits(OTHER_SUBJECT), "Effect": "Deny"}], [], []),
+        # The same service account of another cluster.
+        ([OWN, OF_B], [1], [0, 1]),
+        ([OF_B], [0], []),
+        ([{**OWN, "Principal": {"Federated": [ARN], "AWS": "arn:p"}}], [0], [0]),
+        ([{**OWN, "Principal": "*"}], [0], [0]),
+    ],
+)
+def test_what_else_than_the_adaptor_uses_a_role(statements: list[dict], others: list[int], without_issuer: list[int]):
+    for issuer, expected in ((CLUSTER.issuer, others), ("", without_issuer)):
+        found = other_principals({"Statement": statements}, ACCOUNT, replace(CLUSTER, issuer=issuer))
+        assert [each.partition(" with the condition ")[0] for each in found] == [
+            json.dumps(statements[number]["Principal"]) for number in expected
+        ]
+        assert (OTHER_SUBJECT in str(found)) is (OTHER_SUBJECT in str([statements[number] for number in expected]))
+
+
 def test_the_actions_that_the_changes_need():
     """With an image, its policy is removed later."""
     update = plan_role(replace(ROLE, trust={}), ACCOUNT, CLUSTER, image=False)

@@ -50,6 +50,7 @@ COMPLETE = Existing(IDENTITY, [{"name": "default", "properties": TRUST}], [assig
 WITH_IMAGE = replace(COMPLETE, assignments=[assignment(role) for role in (*VM_ROLES, *IMAGE_ROLES)])
 
 
+OTHER_SUBJECT = "system:serviceaccount:payments:uploader"
 UPDATE = "update federated credential default"
 
 
@@ -74,7 +75,10 @@ def test_the_name_is_that_of_the_cluster():
         (COMPLETE, []),
         (replace(COMPLETE, credentials=[]), ["create federated credential default"]),
         (with_credentials(default={"audiences": ["x"]}), [UPDATE]),
-        (with_credentials(default={"subject": "system:serviceaccount:before:default"}), [UPDATE]),
+        (with_credentials(**{"default": {"issuer": "https://b"}, "default-2": {"audiences": ["x"]}}), [f"{UPDATE}-2"]),
+        # Another service account uses the identity.
+        (with_credentials(default={"subject": OTHER_SUBJECT}), ["create federated credential default-2"]),
+        (with_credentials(Default={"subject": OTHER_SUBJECT}), ["create federated credential default-2"]),
         # Another cluster uses the identity.
         (with_credentials(default={"issuer": "https://b"}), ["create federated credential default-2"]),
         (with_credentials(**{"default": {"issuer": "https://b"}, "default-2": {}}), []),
@@ -133,11 +137,11 @@ def test_an_identity_is_removed_with_its_assignments():
             [],
             {"default": CLUSTER.issuer, "app": CLUSTER.issuer},
             {},
-            f"has the federated credential app of the issuer {CLUSTER.issuer}, which",
+            f"credential app of the issuer {CLUSTER.issuer} for the subject {CLUSTER.subject}, which",
         ),
         ([], {"default": CLUSTER.issuer, "default-2": CLUSTER.issuer}, {}, ""),
         # Another cluster uses the identity, and has replaced the credential.
-        ([], {"default": "https://b"}, {}, "has the federated credential default of the issuer https://b, which"),
+        ([], {"default": "https://b"}, {}, "has the federated credential default of the issuer https://b for"),
         (
             [],
             {},
@@ -163,6 +167,14 @@ def test_an_identity_that_others_use_is_not_removed(
     # Ours only, whatever others have added.
     planned = [change.path for change in plan_removal(existing, CLUSTER)]
     assert planned == [*(each["id"] for each in COMPLETE.assignments), PATH]
+
+
+@pytest.mark.parametrize("issuer", [CLUSTER.issuer, ""])
+@pytest.mark.parametrize("name", ["default", "default-2"])
+def test_an_identity_that_another_service_account_uses_is_not_removed(name: str, issuer: str):
+    existing = with_credentials(**{name: {"subject": OTHER_SUBJECT}})
+    problem = removal_problem(existing, replace(CLUSTER, issuer=issuer), [])
+    assert f"the federated credential {name} of the issuer {CLUSTER.issuer} for the subject {OTHER_SUBJECT}" in problem
 
 
 OF_ANOTHER = replace(COMPLETE, identity={**IDENTITY, "tags": {"team": "a"}})
