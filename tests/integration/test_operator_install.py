@@ -314,21 +314,22 @@ class TestTeardown:
         cluster = teardown.cluster
         image = cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"].get("PODVM_AMI_ID", "")
         template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "one", "image": "none"}]}}
-        cluster.apply(
-            {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "metadata": {"name": "osc-podvm-image-creation", "namespace": OPERATOR_NAMESPACE},
-                # It does not end.
-                "spec": {"suspend": True, "template": template},
-            }
-        )
+        metadata = {
+            "name": "osc-podvm-image-creation",
+            "namespace": OPERATOR_NAMESPACE,
+            # While an image exists, the operator deletes the job.
+            "finalizers": ["example.com/hold"],
+        }
+        # It does not end.
+        spec = {"suspend": True, "template": template}
+        cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
         with teardown.unchanged():
             message = failure_message(teardown.run_with())
         assert "The job osc-podvm-image-creation is creating an image of the pod VMs, which would stay" in message
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": image}}, OPERATOR_NAMESPACE)
-        cluster.kubectl("delete", "job", "osc-podvm-image-creation", *NAMESPACE_ARGS)
+        cluster.merge("job/osc-podvm-image-creation", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
+        cluster.kubectl("wait", "--for=delete", "job/osc-podvm-image-creation", "--timeout=30s", *NAMESPACE_ARGS)
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # The operator may have released the nodes before this run begins to wait.
