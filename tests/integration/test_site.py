@@ -444,6 +444,20 @@ USERS_OBJECTS = [
 ]
 
 
+# What a complete teardown publishes as left.
+NOTHING_STAYS = {
+    "operator": [],
+    "namespaces": [],
+    "peerpodconfigs": [],
+    "advertising_nodes": 0,
+    "security_rules": [],
+    "nat_gateways": None,
+    "images": [],
+    "image_resources": [],
+    "identities": [],
+}
+
+
 class TestTeardown:
     def test_a_teardown_is_rejected_while_peer_pods_run(self, installed: Site, teardown: RoleAlone):
         """The operator waits for the end of all kata pods, not only of peer pods, before it removes kata."""
@@ -513,15 +527,9 @@ class TestTeardown:
         assert {key: after.get(key) for key in users} == {key: before[key] for key in users}
         (snapshot,) = stays(output)["images"][1:]
         assert stays(output) == {
-            "operator": [],
+            **NOTHING_STAYS,
             "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
-            "peerpodconfigs": [],
-            "advertising_nodes": 0,
-            "security_rules": [],
-            "nat_gateways": None,
             "images": [left_image, snapshot],
-            "image_resources": [],
-            "identities": [],
         }
         assert stays(planned) == stays(output)
         assert not roles(iam)
@@ -553,17 +561,7 @@ class TestTeardown:
         cluster, cloud = initial_state
         assert differing(cluster, dump(installed.cluster)) == {}
         assert installed.rules() == cloud
-        assert stays(output) == {
-            "operator": [],
-            "namespaces": [],
-            "peerpodconfigs": [],
-            "advertising_nodes": 0,
-            "security_rules": [],
-            "nat_gateways": None,
-            "images": [],
-            "image_resources": [],
-            "identities": [],
-        }
+        assert stays(output) == NOTHING_STAYS
 
     def test_the_agent_stays_in_the_operators_namespace(self, installed: Site, teardown: RoleAlone):
         """If only the operator is removed, and the agent and its limits are in the same namespace."""
@@ -594,16 +592,10 @@ class TestTeardown:
         assert "The bucket and the role of the image job could not be removed: bucket must be the name of" in message
         assert "These tasks failed: Remove the AMIs of the cluster: Calling S3 HeadBucket" in message
         assert stays(output) == {
-            "operator": [],
-            "namespaces": [],
-            "peerpodconfigs": [],
-            "advertising_nodes": 0,
-            "security_rules": [],
-            "nat_gateways": None,
+            **NOTHING_STAYS,
             # They were not read.
             "images": None,
             "image_resources": ["bucket UPPER"],
-            "identities": [],
         }
         namespaces = installed.cluster.get("namespaces")["items"]
         assert OPERATOR_NAMESPACE not in [item["metadata"]["name"] for item in namespaces]
@@ -697,15 +689,10 @@ class TestTeardown:
             assert cause in failure
             assert failure in message
         assert result["stays"] == {
-            "operator": [],
+            **NOTHING_STAYS,
             "namespaces": [OPERATOR_NAMESPACE, "osc-peerpods"],
-            "peerpodconfigs": [],
-            "advertising_nodes": 0,
             "security_rules": None,
-            "nat_gateways": None,
             "images": None,
-            "image_resources": [],
-            "identities": [],
         }
         assert [item["metadata"]["name"] for item in remaining] == ["webhook"]
 
