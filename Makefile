@@ -89,9 +89,8 @@ docs: export ANSIBLE_COLLECTIONS_SCAN_SYS_PATH := false
 docs: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 docs: .venv/installed browser
 	rm -rf build/docs
-	mkdir -p build/docs/rst build/docs/collections/ansible_collections
-	ln -s $$(python -c 'import ansible_collections; print(*ansible_collections.__path__)')/{amazon,azure,kubernetes} \
-	  build/docs/collections/ansible_collections
+	mkdir -p build/docs/rst
+	python -m tests.docs_references build/docs/collections
 	ANSIBLE_COLLECTIONS_PATH=build/docs/collections antsibull-docs lint-collection-docs \
 	  --plugin-docs --validate-collection-refs all .
 	ANSIBLE_COLLECTIONS_PATH=collections:build/docs/collections antsibull-docs collection \

@@ -31,6 +31,7 @@ from tests.integration.site import (
     RoleAlone,
     Site,
     artifacts,
+    as_texts,
     bad_weather,
     differing,
     dump,
@@ -272,8 +273,11 @@ CLUSTER = {
 
 
 def test_a_second_run_changes_nothing_publishes_the_result_and_prints_no_secret(installed: Site):
-    """The ID of the access key is not a secret, and amazon.aws prints it at -vvv."""
-    completed = installed.run("-vvv", "--diff")
+    """Nor does one with the same options as texts, which is what each of them is on a command line.
+
+    The ID of the access key is not a secret, and amazon.aws prints it at -vvv.
+    """
+    completed = installed.run("-vvv", "--diff", *as_texts(installed.variables))
     assert NOTHING_CHANGED.search(completed.stdout), completed.stdout
     secret = installed.cloud_environment["AWS_SECRET_ACCESS_KEY"]
     for form in (secret, base64.b64encode(secret.encode()).decode()):
