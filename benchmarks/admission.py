@@ -207,7 +207,7 @@ def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
         run_module(cluster, mode.module, {"state": "absent"})
     else:
         for item in reversed(mode.objects):
-            cluster.kubectl("delete", item["kind"], NAME)
+            cluster.delete(item["kind"], NAME)
     wait_for(f"the end of mode {mode.name}", lambda: not changes(cluster), seconds=30)
 
 

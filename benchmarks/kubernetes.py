@@ -154,7 +154,7 @@ def kubernetes_jobs(world: World) -> tuple[Job, ...]:
                 ),
                 Contender("kubernetes.core, write only", [registered_webhook()]),
             ),
-            lambda: world.cluster.kubectl("delete", *CONFIGURATION, "--ignore-not-found"),
+            lambda: world.cluster.delete(*CONFIGURATION, "--ignore-not-found"),
             lambda: len(world.cluster.get(*CONFIGURATION)["webhooks"]) == 1,
         ),
     )

@@ -21,7 +21,7 @@ WITH_DOCUMENTATION = ("docs", "plugins", "roles")
 
 
 def provide(directory: Path) -> None:
-    """Provide the modules whose name occurs in a file with documentation, and all other plugins: modules import them."""
+    """Provide the modules whose name occurs in a file with documentation, and the plugins that modules import."""
     tracked = subprocess.run(
         ["git", "ls-files", *WITH_DOCUMENTATION], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -290,7 +290,7 @@ class World:
         config = openshift.peer_pod_config("worker", limit or "")
         if limit is None:
             name, namespace = config["metadata"]["name"], config["metadata"]["namespace"]
-            self.cluster.kubectl("delete", "peerpodconfig", name, "-n", namespace, "--ignore-not-found")
+            self.cluster.delete("peerpodconfig", name, "-n", namespace, "--ignore-not-found")
         else:
             self.cluster.apply(config)
 
@@ -318,8 +318,7 @@ class World:
             self.cluster.apply(daemon_set, limits)
             return
         for item in (daemon_set, limits):
-            self.cluster.kubectl(
-                "delete",
+            self.cluster.delete(
                 item["kind"],
                 item["metadata"]["name"],
                 "--ignore-not-found",

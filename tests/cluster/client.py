@@ -1,4 +1,4 @@
-"""Reads, applies and patches objects as kubectl does, without starting it.
+"""Reads, applies, patches, labels and deletes objects as kubectl does, without starting it.
 
 kubectl takes a sixth of a second of CPU time for a request of two milliseconds, and tests that wait send many requests.
 """
@@ -9,7 +9,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import urllib3
@@ -23,14 +23,39 @@ USER_AGENT = "kubectl/tests"
 
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
-_OPTIONS = argparse.ArgumentParser()
+_OPTIONS = argparse.ArgumentParser(add_help=False)
 _OPTIONS.add_argument("kinds")
 _OPTIONS.add_argument("names", nargs="*")
 _OPTIONS.add_argument("-n", dest="namespace", default="default")
 _OPTIONS.add_argument("-A", dest="everywhere", action="store_true")
 _OPTIONS.add_argument("-l", "--selector")
 _OPTIONS.add_argument("--field-selector")
-_OPTIONS.add_argument("--show-managed-fields", action="store_true")
+
+_GET = argparse.ArgumentParser(parents=[_OPTIONS])
+_GET.add_argument("--show-managed-fields", action="store_true")
+
+_DELETE = argparse.ArgumentParser(parents=[_OPTIONS])
+_DELETE.add_argument("--all", action="store_true")
+_DELETE.add_argument("--ignore-not-found", action="store_true")
+_DELETE.add_argument("--cascade", choices=("background", "orphan"), default="background")
+_DELETE.add_argument("--grace-period", type=int)
+# Without it, kubectl does not accept a grace period of 0.
+_DELETE.add_argument("--force", action="store_true")
+_DELETE.add_argument("--wait", choices=("true", "false"), default="true")
+
+# The seconds that a deletion waits for finalizers and controllers.
+DELETION_TIMEOUT = 60
+
+
+NOT_FOUND = 404
+
+
+class RequestError(RuntimeError):
+    """The API server rejected a request, with this HTTP status."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -72,30 +97,9 @@ class Client:
 
     def get(self, *arguments: str) -> dict:
         """The JSON that `kubectl get` with these arguments prints; RuntimeError if kubectl would fail."""
-        options = _OPTIONS.parse_intermixed_args(arguments)
-        kinds, names = options.kinds, options.names
-        if "/" in kinds:
-            kinds, _slash, name = kinds.partition("/")
-            names = [name]
-        requested = kinds.split(",")
-        resources = list(filter(None, map(self._resource, requested)))
-        if len(resources) < len(requested):
-            raise RuntimeError(f"The API server does not serve all of {kinds}.")
-        namespace = None if options.everywhere else options.namespace
-        if names:
-            (resource,) = resources
-            objects = [self._request("GET", resource.path(namespace, name)) for name in names]
-        else:
-            selectors = {
-                "labelSelector": options.selector,
-                "fieldSelector": options.field_selector,
-            }
-            query = urlencode({key: value for key, value in selectors.items() if value})
-            objects = [
-                {"apiVersion": resource.api_version, "kind": resource.kind, **item}
-                for resource in resources
-                for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
-            ]
+        options = _GET.parse_intermixed_args(arguments)
+        names = self._named(options)
+        objects = [self._request("GET", path) for path in names] if names else self._list(options)
         if not options.show_managed_fields:
             for item in objects:
                 item["metadata"].pop("managedFields", None)
@@ -103,26 +107,99 @@ class Client:
             return objects[0]
         return {"apiVersion": "v1", "kind": "List", "items": objects}
 
+    def delete(self, *arguments: str) -> None:
+        """Delete objects as `kubectl delete` with these arguments does; RuntimeError if kubectl would fail."""
+        options = _DELETE.parse_intermixed_args(arguments)
+        paths = self._named(options)
+        if not paths:
+            if not (options.all or options.selector or options.field_selector):
+                raise RuntimeError("Neither a name, nor a selector, nor --all.")
+            paths = [self._path(item) for item in self._list(options)]
+        body: dict[str, Any] = {"propagationPolicy": options.cascade.capitalize()}
+        if options.grace_period is not None:
+            body["gracePeriodSeconds"] = options.grace_period
+        deleted = []
+        for path in paths:
+            try:
+                answer = self._request("DELETE", path, body)
+            except RequestError as error:
+                if error.status == NOT_FOUND and options.ignore_not_found:
+                    continue
+                raise
+            # A Status, or the object if it has finalizers or a grace period.
+            deleted.append((path, answer.get("metadata", {}).get("uid") or answer.get("details", {}).get("uid")))
+        if options.wait == "true":
+            for path, uid in deleted:
+                wait_for(f"the deletion of {path}", partial(self._is_deleted, path, uid), seconds=DELETION_TIMEOUT)
+
+    def label(self, *arguments: str) -> None:
+        """Change labels as `kubectl label --overwrite` with these arguments does: KEY=VALUE sets, and KEY- removes."""
+        self._change("label", *arguments)
+
+    def annotate(self, *arguments: str) -> None:
+        """Change annotations as `kubectl annotate --overwrite` with these arguments does."""
+        self._change("annotate", *arguments)
+
+    def _change(self, command: Literal["label", "annotate"], *arguments: str) -> None:
+        options = _OPTIONS.parse_intermixed_args(arguments)
+        # A name has no "=" and does not end with "-".
+        changes = [argument for argument in options.names if "=" in argument or argument.endswith("-")]
+        options.names = [name for name in options.names if name not in changes]
+        values: dict[str, str | None] = {}
+        for change in changes:
+            key, equals, value = change.partition("=")
+            values[key if equals else key.removesuffix("-")] = value if equals else None
+        patch = {"metadata": {"labels" if command == "label" else "annotations": values}}
+        query = urlencode({"fieldManager": f"kubectl-{command}", "fieldValidation": "Strict"})
+        for path in self._named(options) or [self._path(item) for item in self._list(options)]:
+            self._request("PATCH", f"{path}?{query}", patch, "application/merge-patch+json")
+
+    def _is_deleted(self, path: str, uid: str) -> bool:
+        try:
+            return self._request("GET", path)["metadata"]["uid"] != uid
+        except RequestError as error:
+            if error.status == NOT_FOUND:
+                return True
+            raise
+
+    def _named(self, options: argparse.Namespace) -> list[str]:
+        """The paths of the objects that the arguments name."""
+        if "/" in options.kinds:
+            pairs = [argument.split("/") for argument in (options.kinds, *options.names)]
+        else:
+            pairs = [(kind, name) for kind in options.kinds.split(",") for name in options.names]
+        return [self._resource_of(kind).path(options.namespace, name) for kind, name in pairs]
+
+    def _list(self, options: argparse.Namespace) -> list[dict]:
+        namespace = None if options.everywhere else options.namespace
+        selectors = {"labelSelector": options.selector, "fieldSelector": options.field_selector}
+        query = urlencode({key: value for key, value in selectors.items() if value})
+        return [
+            {"apiVersion": resource.api_version, "kind": resource.kind, **item}
+            for resource in [self._resource_of(kind) for kind in options.kinds.split(",")]
+            for item in self._request("GET", f"{resource.path(namespace)}?{query}")["items"]
+        ]
+
+    def _path(self, item: dict) -> str:
+        metadata = item["metadata"]
+        resource = self._resource_of((item["apiVersion"], item["kind"]))
+        return resource.path(metadata.get("namespace", "default"), metadata["name"])
+
     def apply(self, *objects: dict) -> None:
         """Create or update the objects, and take over the fields of other field managers."""
         query = urlencode({"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict"})
         for item in objects:
-            metadata = item["metadata"]
             kind = item["apiVersion"], item["kind"]
             # The API server serves a new kind some time after it is Established.
-            resource = wait_for(f"kind {kind}", partial(self._resource, kind), seconds=10)
-            path = resource.path(metadata.get("namespace", "default"), metadata["name"])
-            self._request("PATCH", f"{path}?{query}", item, "application/apply-patch+yaml")
+            wait_for(f"kind {kind}", partial(self._resource, kind), seconds=10)
+            self._request("PATCH", f"{self._path(item)}?{query}", item, "application/apply-patch+yaml")
 
     def merge(
         self, name: str, patch: dict, namespace: str = "default", *, subresource: str = "", manager: str = PATCH_MANAGER
     ) -> None:
         """Patch the object KIND/NAME as `kubectl patch --type=merge` does."""
         kind, _slash, name = name.partition("/")
-        resource = self._resource(kind)
-        if resource is None:
-            raise RuntimeError(f"The API server does not serve {kind}.")
-        path = "/".join(filter(None, (resource.path(namespace, name), subresource)))
+        path = "/".join(filter(None, (self._resource_of(kind).path(namespace, name), subresource)))
         query = urlencode({"fieldManager": manager, "fieldValidation": "Strict"})
         self._request("PATCH", f"{path}?{query}", patch, "application/merge-patch+json")
 
@@ -144,8 +221,14 @@ class Client:
         except urllib3.exceptions.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error}") from error
         if response.status >= 400:
-            raise RuntimeError(f"{method} {path}: {response.status} {response.data.decode()}")
+            raise RequestError(f"{method} {path}: {response.status} {response.data.decode()}", response.status)
         return json.loads(response.data)
+
+    def _resource_of(self, key: str | tuple[str, str]) -> Resource:
+        resource = self._resource(key)
+        if resource is None:
+            raise RuntimeError(f"The API server does not serve {key}.")
+        return resource
 
     def _resource(self, key: str | tuple[str, str]) -> Resource | None:
         if key not in self._resources:

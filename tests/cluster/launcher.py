@@ -147,6 +147,18 @@ class Cluster:
         """Patch the object KIND/NAME as `kubectl patch --type=merge` does; options: subresource, manager."""
         self._client.merge(name, patch, namespace, **options)
 
+    def delete(self, *arguments: str) -> None:
+        """Delete objects as `kubectl delete` with these arguments does."""
+        self._client.delete(*arguments)
+
+    def label(self, *arguments: str) -> None:
+        """Change labels as `kubectl label --overwrite` with these arguments does."""
+        self._client.label(*arguments)
+
+    def annotate(self, *arguments: str) -> None:
+        """Change annotations as `kubectl annotate --overwrite` with these arguments does."""
+        self._client.annotate(*arguments)
+
     def define(self, *paths: Path) -> None:
         """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))

@@ -116,7 +116,7 @@ def world(running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]) 
     settings = Settings(cluster, rolls, kubeconfig, run_module)
     settings.settled_adaptors()
     yield settings
-    settings.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    settings.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
 def busy(world: Settings) -> str:
@@ -185,7 +185,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
         time.sleep(3)
         # The operator had time to replace pods.
         observations.append(kept_uids <= world.adaptors().keys() and world.lost() == [])
-        world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
+        world.cluster.delete("pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
     ending = threading.Thread(target=end_the_pod_when_only_its_node_is_left)
     ending.start()
@@ -224,7 +224,7 @@ def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
     result = world.apply(resume=True, fails=True)
     assert f"default/kept on {node}" in result["msg"]
 
-    world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pod", "kept", "-n", "default", "--force", "--grace-period=0")
     result = world.apply(config_map={"PROXY_TIMEOUT": "9m"}, resume=True)
     assert result["adaptor"]["replaced"] == [node]
     assert world.data("osc-feature-gates") == {}
@@ -282,7 +282,7 @@ def test_the_leftovers_of_an_interrupted_run_are_reported_and_restored(world: Se
 
 def test_an_existing_key_is_kept_and_a_gallery_is_restored(world: Settings):
     """The annotation for the gallery alone makes no pod stale, which a write of a key does."""
-    world.cluster.kubectl("annotate", "configmap", "peer-pods-cm", f"{KEPT_GALLERY}=Gallery", *NAMESPACE_ARGS)
+    world.cluster.annotate("configmap", "peer-pods-cm", f"{KEPT_GALLERY}=Gallery", *NAMESPACE_ARGS)
     before = world.adaptors()
     result = world.apply()
     assert result["written"] == ([] if world.rolls else ["ConfigMap/peer-pods-cm"])
@@ -314,11 +314,11 @@ def test_on_delete_of_the_user_is_kept(world: Settings):
     assert f"default/kept on {node}" in result["msg"]
     assert world.adaptors() == before
     assert world.lost() == []
-    world.cluster.kubectl("delete", "pod", "kept", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pod", "kept", "-n", "default", "--force", "--grace-period=0")
     result = world.apply(feature_gates={"caaUpdateStrategy": "RollingUpdate"})
     assert result["adaptor"]["strategy"] == {"before": "OnDelete", "after": "RollingUpdate"}
     assert not before.keys() & world.settled_adaptors().keys()
-    world.cluster.kubectl("delete", "configmap", "osc-feature-gates", *NAMESPACE_ARGS)
+    world.cluster.delete("configmap", "osc-feature-gates", *NAMESPACE_ARGS)
 
 
 def test_a_strategy_that_the_operator_would_ignore_is_rejected(world: Settings):

@@ -444,8 +444,7 @@ def test_a_job_reads_the_answers_of_the_survey_and_publishes_its_result(run_temp
             ("osc-peerpods-namespaces", ["Warn"])
         ]
     finally:
-        cluster.kubectl(
-            "delete",
+        cluster.delete(
             "validatingadmissionpolicies,validatingadmissionpolicybindings",
             "-l",
             "app.kubernetes.io/part-of=osc.peerpods",

@@ -550,7 +550,7 @@ def installed(cluster: Cluster, agent) -> Iterator[Cluster]:
     cluster.kubectl(*delete, *collection_objects, "-n", AGENT_NAMESPACE)
     cluster.kubectl(*delete, "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
     cluster.kubectl(*delete, "peerpodconfig", "--all", "-n", OPERATOR_NAMESPACE)
-    cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
 @pytest.fixture
@@ -711,7 +711,7 @@ class TestSwitchedOff:
     def test_without_the_agent_or_a_known_cloud_no_bounds_are_written(self, on_azure: World, azure: Azure):
         """Another advertiser does not use the bounds: here, the agent without bounds."""
         on_azure.cluster.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "6"}, owner="osc.peerpods"))
-        on_azure.cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
+        on_azure.cluster.delete("deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
         output = on_azure.rolled_out(peerpodconfig_rollout_limit=8)
         assert "instance-quota: room for 50 peer pods" in output
         assert "No program keeps the nodes within the capacity of the cloud" in output
@@ -740,7 +740,7 @@ def set_limit(installed: Cluster, run_module: Callable[..., dict]) -> Callable[.
 def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
     """Of 20 peer pods, a pool of one node with a limit of 4 takes 4, which leaves 8 for each of the other nodes."""
     installed.apply(configmap(CONFIGMAP, AGENT_NAMESPACE, {"instance-quota": "20", "bad": "x"}))
-    installed.kubectl("label", "node", NODES[0], "pool=small", "--overwrite")
+    installed.label("node", NODES[0], "pool=small")
     try:
         small = set_limit("small", "system:masters", name="small", limit=4, wait=True, node_selector={"pool": "small"})
         assert small["cloud"] == {
@@ -758,7 +758,7 @@ def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
         reads = {verb: path for verb, path in requests_of(installed, "large") if verb == "get"}
         assert reads == {"get": f"/api/v1/namespaces/{AGENT_NAMESPACE}/configmaps/{CONFIGMAP}"}
     finally:
-        installed.kubectl("label", "node", NODES[0], "pool=capacity", "--overwrite")
+        installed.label("node", NODES[0], "pool=capacity")
 
 
 def test_a_timeout_reports_the_bounded_limit(installed: Cluster, set_limit):

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,50 @@ def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
 
     # Another program may write between the two reads.
     wait_for("the same answer", is_equal, seconds=10)
+
+
+@pytest.mark.parametrize("command", ["label", "annotate"])
+def test_metadata_changes_as_by_kubectl(cluster: Cluster, command: str):
+    names = [f"{command}-{way}" for way in ("kubectl", "client")]
+    for name in names:
+        cluster.kubectl("create", "configmap", name, "--from-literal=key=value")
+    cluster.kubectl(command, "configmap", *names, "kept=1", "replaced=1", "removed=1")
+    changes = ("replaced=", "removed-", "example.com/added=2")
+    cluster.kubectl(command, "configmap", names[0], *changes, "--overwrite")
+    getattr(cluster, command)(f"configmap/{names[1]}", *changes)
+    first, second = (cluster.get("configmap", name, "--show-managed-fields")["metadata"] for name in names)
+    for key in ("labels", "annotations"):
+        assert first.get(key) == second.get(key)
+    managers = [[entry["manager"] for entry in metadata["managedFields"]] for metadata in (first, second)]
+    assert managers[0] == managers[1]
+    cluster.delete("configmap", *names)
+
+
+def test_objects_are_deleted_as_by_kubectl(cluster: Cluster):
+    """kubectl waits for finalizers, and fails if there is no such object."""
+    cluster.kubectl("create", "configmap", "held")
+    cluster.merge("configmap/held", {"metadata": {"finalizers": ["example.com/hold"]}})
+    cluster.delete("configmap", "held", "--wait=false")
+    with ThreadPoolExecutor() as executor:
+        deletion = executor.submit(cluster.delete, "configmap", "held")
+        wait_for(
+            "the deletion", lambda: cluster.get("configmap", "held")["metadata"].get("deletionTimestamp"), seconds=10
+        )
+        assert not deletion.done()
+        cluster.merge("configmap/held", {"metadata": {"finalizers": None}})
+        deletion.result()
+    for delete in (cluster.delete, partial(cluster.kubectl, "delete")):
+        with pytest.raises(RuntimeError, match="not found"):
+            delete("configmap", "held")
+        delete("configmap,secret", "held", "--ignore-not-found")
+    cluster.apply(
+        *(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"of": "test"}}}
+            for name in "ab"
+        )
+    )
+    cluster.delete("configmap", "-l", "of=test")
+    assert not cluster.get("configmap", "-l", "of=test")["items"]
 
 
 @pytest.fixture

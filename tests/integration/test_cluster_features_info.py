@@ -135,10 +135,10 @@ def test_a_cluster_with_all_features(plain_cluster: Cluster, gather):
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "adaptor", "namespace": "default"}, **pod}
     )
     uid = plain_cluster.get("pod", "adaptor")["metadata"]["uid"]
-    plain_cluster.kubectl("annotate", "node", "a", f"kata.peerpods.io/caa-owner={uid}")
+    plain_cluster.annotate("node", "a", f"kata.peerpods.io/caa-owner={uid}")
     running = gather("running", facts=["advertisers"])["advertisers"]
     assert [advertiser["manager"] for advertiser in running] == ["cloud-api-adaptor", "example-controller"]
-    plain_cluster.kubectl("delete", "pod", "adaptor", "--force", "--grace-period=0")
+    plain_cluster.delete("pod", "adaptor", "--force", "--grace-period=0")
     assert gather("ended", facts=["advertisers"])["advertisers"] == [controller]
 
     # In OpenShift, an APIServer without a profile means Intermediate.

@@ -153,12 +153,12 @@ def with_peer_pods(cluster, cloud_side):
         subresource="status",
         manager="example-controller",
     )
-    cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner=x")
+    cluster.annotate("node", name, "kata.peerpods.io/caa-owner=x")
     yield name
-    cluster.kubectl("annotate", "node", name, "kata.peerpods.io/caa-owner-")
+    cluster.annotate("node", name, "kata.peerpods.io/caa-owner-")
     cluster.merge(f"node/{name}", {"status": {"capacity": {"kata.peerpods.io/vm": None}}}, subresource="status")
-    cluster.kubectl("delete", "mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote")
-    cluster.kubectl("delete", "namespace", "cluster-info")
+    cluster.delete("mutatingwebhookconfiguration/cluster-info", "runtimeclass/kata-remote")
+    cluster.delete("namespace", "cluster-info")
 
 
 def test_details_take_twenty_seven_requests_more(cluster, run_module, with_peer_pods):
@@ -271,7 +271,7 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
     node, label = cloud_side.workers[0].name, "node-role.kubernetes.io/master"
     proxy = {"httpsProxy": "http://me:hush@proxy:3128", "noProxy": ".svc,10.0.0.0/16"}
     cluster.apply(*mirror_sets)
-    cluster.kubectl("label", "node", node, f"{label}=")
+    cluster.label("node", node, f"{label}=")
     openshift.set_status(cluster, "infrastructure/cluster", {"controlPlaneTopology": "SingleReplica"})
     openshift.set_status(cluster, "proxy/cluster", proxy)
     cluster.merge("operatorhub/cluster", {"spec": {"disableAllDefaultSources": True}})
@@ -279,8 +279,8 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
     try:
         result = run_module("cluster_info", {"kubeconfig": str(cluster.kubeconfig), "details": True})
     finally:
-        cluster.kubectl("delete", "imagedigestmirrorset/cluster-info", "imagecontentsourcepolicy/cluster-info")
-        cluster.kubectl("label", "node", node, f"{label}-")
+        cluster.delete("imagedigestmirrorset/cluster-info", "imagecontentsourcepolicy/cluster-info")
+        cluster.label("node", node, f"{label}-")
         openshift.set_status(cluster, "infrastructure/cluster", {"controlPlaneTopology": "HighlyAvailable"})
         openshift.set_status(cluster, "proxy/cluster", dict.fromkeys(proxy))
         cluster.merge("operatorhub/cluster", {"spec": {"disableAllDefaultSources": None}})
@@ -299,7 +299,7 @@ def test_the_topology_the_proxy_and_the_mirrors(cluster, cloud_side, run_module)
 def test_the_permissions_for_a_site_are_enough_to_read_the_details(cluster, run_module):
     kubeconfig = str(user_of(cluster, "site"))
     result = run_module("cluster_info", {"kubeconfig": kubeconfig, "details": True, "permissions_for": "site"})
-    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "site")
+    cluster.delete("clusterrole,clusterrolebinding", "site")
     assert (result["missing_permissions"], result["details"]["unread"]) == ([], {})
 
 

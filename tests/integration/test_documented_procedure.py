@@ -464,7 +464,7 @@ def test_limit(cluster: Cluster, run_module: Callable[..., dict]):
             set_limit()
             specs.append(cluster.get(*config_arguments)["spec"])
         finally:
-            cluster.kubectl("delete", *config_arguments)
+            cluster.delete(*config_arguments)
     assert specs == [{**config["spec"], "limit": "20"}] * 2
 
 

@@ -31,14 +31,14 @@ OTHERS = config_map("others", "theirs", labels=None)
 def namespace(cluster: Cluster) -> Iterator[None]:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     yield
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    cluster.delete("namespace", NAMESPACE, "--wait=false")
 
 
 @pytest.fixture
 def others(cluster: Cluster, namespace: None) -> Iterator[None]:
     cluster.apply(OTHERS)
     yield
-    cluster.kubectl("delete", "configmaps", "-n", NAMESPACE, "--all")
+    cluster.delete("configmaps", "-n", NAMESPACE, "--all")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_objects_of_the_collection_and_definitions_without_its_label_are_written
     ids=str,
 )
 def test_no_object_of_another_owner_is_deleted(cluster, k8s, arguments, check):
-    cluster.kubectl("label", "configmap", "others", "-n", NAMESPACE, "team=a")
+    cluster.label("configmap", "others", "-n", NAMESPACE, "team=a")
     cluster.apply(config_map("ours", "a", labels={**OURS, "team": "a"}))
     result = k8s(kind="ConfigMap", namespace=NAMESPACE, state="absent", check=check, **arguments)
     assert result["failed"]
@@ -125,7 +125,7 @@ def test_what_was_deleted_before_a_failure_is_returned(cluster, namespace, run_m
     assert (result["failed"], result["changed"]) == (True, True)
     assert result["msg"].endswith("Changed before: ConfigMap a.")
     assert values(cluster) == {"b": "2"}
-    cluster.kubectl("delete", "configmaps", "--all", *in_namespace)
+    cluster.delete("configmaps", "--all", *in_namespace)
 
 
 def test_a_certificate_of_another_owner_is_not_used_or_replaced(cluster, namespace, tmp_path):
@@ -166,7 +166,7 @@ def test_an_object_that_another_client_creates_after_the_read_is_not_replaced(
         if method == "GET" or raced:
             return
         raced.append(method)
-        cluster.kubectl("delete", "configmap", "raced", "-n", NAMESPACE, "--ignore-not-found")
+        cluster.delete("configmap", "raced", "-n", NAMESPACE, "--ignore-not-found")
         cluster.apply(config_map("raced", "theirs", labels=None))
 
     kubeconfig = cluster.user_kubeconfig(USER, "system:masters")

@@ -46,8 +46,8 @@ def pool(cluster):
     )
     advertise(cluster, 10)
     yield
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    cluster.kubectl("delete", "node", *NODES)
+    cluster.delete("namespace", NAMESPACE, "--wait=false")
+    cluster.delete("node", *NODES)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def config(cluster, pool):
         }
     )
     yield
-    cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
+    cluster.delete("peerpodconfig", "--all", "-n", NAMESPACE)
 
 
 @pytest.fixture
@@ -227,11 +227,11 @@ def created_again(cluster, config):
     cluster.apply(settings, pool)
 
     def recreate() -> None:
-        cluster.kubectl("delete", "configmap/again", "peerpodconfig/again", "-n", NAMESPACE)
+        cluster.delete("configmap/again", "peerpodconfig/again", "-n", NAMESPACE)
         cluster.apply(settings, pool)
 
     yield recreate
-    cluster.kubectl("delete", "configmap/again", "peerpodconfig/again", "-n", NAMESPACE, "--ignore-not-found")
+    cluster.delete("configmap/again", "peerpodconfig/again", "-n", NAMESPACE, "--ignore-not-found")
 
 
 DELETIONS = {
@@ -307,6 +307,20 @@ def test_a_deletion_applies_to_the_object_that_was_read(cluster, run_with_faults
     assert cluster.get("configmap", "again", "-n", NAMESPACE)["metadata"]["name"] == "again"
 
 
+@pytest.mark.usefixtures("created_again")
+@pytest.mark.parametrize("deletion", ["configmap", "configmap-by-label"])
+def test_an_object_that_another_client_deletes_meanwhile_is_absent(cluster, run_with_faults, deletion):
+    module, arguments = DELETIONS[deletion]
+
+    def intervene(method, _path):
+        return cluster.delete("configmap", "again", "-n", NAMESPACE) if method == "DELETE" else None
+
+    result = run_with_faults(intervene, module=module, state="absent", **arguments)
+    assert not result.get("failed"), result["msg"]
+    # The collection has not deleted it.
+    assert not result["changed"]
+
+
 def test_an_object_with_a_generated_name_is_created_once(cluster, run_with_faults, count_requests):
     definition = {
         "apiVersion": "v1",
@@ -322,7 +336,7 @@ def test_an_object_with_a_generated_name_is_created_once(cluster, run_with_fault
     # A dry run is repeated: it stores nothing.
     dry = run_with_faults(fault_each(post=[Break.AFTER]), module="k8s", definition=definition, check=True)
     assert not dry.get("failed"), dry["msg"]
-    cluster.kubectl("delete", "configmaps", "-n", NAMESPACE, "--all")
+    cluster.delete("configmaps", "-n", NAMESPACE, "--all")
 
 
 def test_questions_are_asked_again(run_with_faults):
@@ -433,9 +447,9 @@ def closed_namespace(cluster):
         {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full", "namespace": name}, "spec": {}},
     )
     yield name
-    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name)
-    cluster.kubectl("delete", "validatingwebhookconfiguration", name)
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    cluster.delete("validatingadmissionpolicy,validatingadmissionpolicybinding", name)
+    cluster.delete("validatingwebhookconfiguration", name)
+    cluster.delete("namespace", name, "--wait=false")
 
 
 def test_a_rejected_request_is_reported_with_the_cause_that_the_api_server_gives(cluster, closed_namespace, run_module):
@@ -499,7 +513,7 @@ def test_an_object_is_replaced_once_after_a_lost_response(cluster, run_with_faul
         stored = cluster.get("mutatingwebhookconfiguration", name)
         assert stored["webhooks"] == [result["webhook"]]
     finally:
-        cluster.kubectl("delete", "mutatingwebhookconfiguration", name)
+        cluster.delete("mutatingwebhookconfiguration", name)
 
 
 WEBHOOK = {"name": "faults-partial", "url": "https://example.com/", "verify": False}
@@ -559,11 +573,11 @@ def no_leftovers(cluster, config):
         cluster.merge(f"node/{name}", slots, subresource="status", manager=CAPACITY["managers"][0])
     yield
     kinds = "mutatingwebhookconfiguration,mutatingadmissionpolicy,mutatingadmissionpolicybinding"
-    cluster.kubectl("delete", kinds, "faults-partial", "--ignore-not-found")
+    cluster.delete(kinds, "faults-partial", "--ignore-not-found")
     settings = ("configmap/peer-pods-cm", "configmap/faults-partial", "secret/peer-pods-secret")
-    cluster.kubectl("delete", *settings, "-n", NAMESPACE, "--ignore-not-found")
-    cluster.kubectl("delete", "subscription,installplan", "faults", "-n", NAMESPACE)
-    cluster.kubectl("delete", "namespace", OWN_NAMESPACE["name"], "--ignore-not-found")
+    cluster.delete(*settings, "-n", NAMESPACE, "--ignore-not-found")
+    cluster.delete("subscription,installplan", "faults", "-n", NAMESPACE)
+    cluster.delete("namespace", OWN_NAMESPACE["name"], "--ignore-not-found")
 
 
 @pytest.mark.parametrize(
@@ -736,7 +750,7 @@ def test_a_wait_that_times_out_shows_the_log_of_the_image_job(cluster, run_modul
         last = wait(previous=first, wait_timeout=1)
     finally:
         for each in ("kataconfig/hangs", "configmap/peer-pods-cm", f"job/{metadata['name']}", "pod/image-pod"):
-            cluster.kubectl("delete", each, "-n", OPERATOR_NAMESPACE, "--ignore-not-found")
+            cluster.delete(each, "-n", OPERATOR_NAMESPACE, "--ignore-not-found")
     assert "job osc-podvm-image-creation creates the image of the pod VMs" in first["summary"]
     assert "image-pod" not in first["remedy"]
     assert last["remedy"].startswith("The log of pod image-pod ")
@@ -867,7 +881,7 @@ def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_with_fa
     cut.clear()
     lowered = run_with_faults(intervene, limit=2)
     assert {node["name"]: node["used"] for node in lowered["nodes"]} == rows
-    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
 def test_a_list_that_never_ends_is_given_up(cluster, run_with_faults):

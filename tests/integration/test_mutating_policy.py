@@ -81,8 +81,8 @@ def namespaces(cluster):
             }
         )
     yield
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "namespace", "--wait=false", *names)
+    cluster.delete("runtimeclass", RUNTIME_CLASS)
+    cluster.delete("namespace", "--wait=false", *names)
 
 
 @pytest.fixture
@@ -104,8 +104,7 @@ def manage(cluster, namespaces, run_module):
         )
 
     yield run
-    cluster.kubectl(
-        "delete",
+    cluster.delete(
         "mutatingadmissionpolicybinding,mutatingadmissionpolicy",
         NAME,
         "--ignore-not-found",
@@ -401,7 +400,7 @@ def test_a_concurrent_change_is_read_again(cluster, manage):
 
     def intervene(method, path):
         if method == "PUT" and next(pending, None):
-            cluster.kubectl("label", "mutatingadmissionpolicy", NAME, "team=others")
+            cluster.label("mutatingadmissionpolicy", NAME, "team=others")
 
     kubeconfig = cluster.user_kubeconfig("policy-between", "system:masters")
     with between(cluster, kubeconfig, intervene) as url:
@@ -414,7 +413,7 @@ def test_a_concurrent_change_is_read_again(cluster, manage):
 
 def test_a_policy_without_the_label_is_neither_changed_nor_deleted(cluster, manage):
     manage()
-    cluster.kubectl("label", "mutatingadmissionpolicy", NAME, "app.kubernetes.io/part-of-")
+    cluster.label("mutatingadmissionpolicy", NAME, "app.kubernetes.io/part-of-")
     for check in (True, False):
         change = manage(failure_policy="Ignore", check=check)
         deletion = manage(state="absent", check=check)

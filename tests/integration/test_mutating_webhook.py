@@ -109,8 +109,8 @@ def namespace(cluster):
         },
     )
     yield
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "namespace", "--wait=false", NAMESPACE)
+    cluster.delete("runtimeclass", RUNTIME_CLASS)
+    cluster.delete("namespace", "--wait=false", NAMESPACE)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def manage(cluster, namespace, run_module):
         )
 
     yield run
-    cluster.kubectl("delete", "mutatingwebhookconfiguration", CONFIGURATION, "--ignore-not-found")
+    cluster.delete("mutatingwebhookconfiguration", CONFIGURATION, "--ignore-not-found")
 
 
 def configuration(cluster) -> dict | None:

@@ -28,8 +28,8 @@ Info = Callable[..., dict]
 def _namespace(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("create", "namespace", OPEN)
     yield
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS, "--ignore-not-found")
-    cluster.kubectl("delete", "namespace", "--wait=false", OPEN)
+    cluster.delete("runtimeclass", RUNTIME_CLASS, "--ignore-not-found")
+    cluster.delete("namespace", "--wait=false", OPEN)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def close(cluster: Cluster, info: Info) -> Iterator[Callable[..., None]]:
     yield apply
     for item in created:
         namespace = item["metadata"].get("namespace", "default")
-        cluster.kubectl("delete", item["kind"], item["metadata"]["name"], "-n", namespace)
+        cluster.delete(item["kind"], item["metadata"]["name"], "-n", namespace)
 
     def is_open() -> bool:
         result = info(namespace="default")
@@ -284,4 +284,4 @@ def test_the_policy_of_the_collection_closes_no_namespace(cluster: Cluster, info
         assert not is_rejected("--dry-run=server")
     finally:
         for item in objects:
-            cluster.kubectl("delete", item["kind"], item["metadata"]["name"])
+            cluster.delete(item["kind"], item["metadata"]["name"])

@@ -206,17 +206,17 @@ class TestWithoutTheAgent:
         output = role.succeed(node_capacity_manager="auto")
         (written,) = role.written(since=logged)
         assert re.match(f"delete /api/v1/namespaces/{OPERATOR_NAMESPACE}/configmaps/{choice['name']}", written)
-        role.cluster.kubectl("delete", "peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
-        role.cluster.kubectl("delete", "clusterrole", cluster_role["metadata"]["name"])
+        role.cluster.delete("peerpodconfig", config["metadata"]["name"], "-n", OPERATOR_NAMESPACE)
+        role.cluster.delete("clusterrole", cluster_role["metadata"]["name"])
         assert f"Operator of this cluster advertises {RESOURCE} itself" in output
         assert "the agent does not run." in output
 
     def test_the_agent_needs_an_image(self, role: Role, workers: list[str]):
         """A cloud-api-adaptor that ended has left its annotation behind, and does not advertise."""
-        role.cluster.kubectl("annotate", "node", *workers, "kata.peerpods.io/caa-owner=uid-of-another-pod")
+        role.cluster.annotate("node", *workers, "kata.peerpods.io/caa-owner=uid-of-another-pod")
         with role.unchanged():
             message = failure_message(role.run("-e", "node_capacity_image="))
-        role.cluster.kubectl("annotate", "node", *workers, "kata.peerpods.io/caa-owner-")
+        role.cluster.annotate("node", *workers, "kata.peerpods.io/caa-owner-")
         assert "node_capacity_image is not set" in message
         assert "node_capacity_image_source=build" in message
 
@@ -270,13 +270,13 @@ class TestOurAgent:
         )
         node = min(role.advertised())
         wait_for("the limit", lambda: role.advertised()[node] == "9", seconds=30)
-        role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker-")
+        role.cluster.label("node", node, "node-role.kubernetes.io/worker-")
         expected = {(group, resource, verb) for _, group, resource, _, verb in PERMISSIONS}
         try:
             wait_for("every right to be used", lambda: permissions_used(role)[0] == expected, seconds=30)
         finally:
-            role.cluster.kubectl("label", "node", node, "node-role.kubernetes.io/worker=")
-            role.cluster.kubectl("delete", "peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
+            role.cluster.label("node", node, "node-role.kubernetes.io/worker=")
+            role.cluster.delete("peerpodconfig", "one", "overlapping", "-n", OPERATOR_NAMESPACE)
             used, refused = permissions_used(role)
             assert used == expected
             assert refused == []
@@ -362,7 +362,7 @@ class TestOurAgent:
     @pytest.mark.usefixtures("first_output")
     def test_a_second_run_changes_nothing_where_nodes_already_advertise(self, role: Role, workers: list[str]):
         """cloud-api-adaptor sets its annotation at its first start."""
-        role.cluster.kubectl("annotate", "node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
+        role.cluster.annotate("node", workers[0], "kata.peerpods.io/caa-owner=a-pod")
         role.write(workers[0], "10", "cloud-api-adaptor")
         assert NOTHING_CHANGED.search(role.succeed())
         spec = role.get(f"deployment/{NAME}")["spec"]["template"]["spec"]
@@ -384,12 +384,12 @@ class TestOurAgent:
         In the same run, a label that was removed from the namespace of the role is restored.
         """
         enforced = "pod-security.kubernetes.io/enforce"
-        role.cluster.kubectl("label", PROMETHEUS_RULE, NAME, "-n", NAMESPACE, "app.kubernetes.io/part-of-")
+        role.cluster.label(PROMETHEUS_RULE, NAME, "-n", NAMESPACE, "app.kubernetes.io/part-of-")
         with role.unchanged():
             message = failure_message(role.run())
         assert f"PrometheusRule {NAME} in {NAMESPACE} (written by osc.peerpods" in message
         assert "set node_capacity_service_monitor, node_capacity_alerts, node_capacity_dashboard" in message
-        role.cluster.kubectl("label", "namespace", NAMESPACE, f"{enforced}-")
+        role.cluster.label("namespace", NAMESPACE, f"{enforced}-")
         role.succeed(
             node_capacity_count_peer_pods=False,
             node_capacity_alerts=False,
@@ -402,7 +402,7 @@ class TestOurAgent:
         assert labels[enforced] == "restricted"
         assert granted(role) == PERMISSIONS - COUNTING | ADAPTORS_PODS
         assert role.names(PROMETHEUS_RULE) == [NAME]
-        role.cluster.kubectl("delete", PROMETHEUS_RULE, NAME, "-n", NAMESPACE)
+        role.cluster.delete(PROMETHEUS_RULE, NAME, "-n", NAMESPACE)
         assert role.names(GRAFANA_DASHBOARD) == []
         assert role.names(SERVICE_MONITOR) == [NAME]
         config_map = role.cluster.get("configmap", NAME, "-n", "openshift-config-managed")
@@ -484,7 +484,7 @@ class TestAfterTheAgent:
             with role.unchanged():
                 message = failure_message(role.run("-e", json.dumps(options)))
             assert f"BuildConfig {NAME} in {NAMESPACE} (written by kubectl" in message
-            role.cluster.kubectl("delete", "buildconfig", NAME, "-n", NAMESPACE)
+            role.cluster.delete("buildconfig", NAME, "-n", NAMESPACE)
             role.succeed(**options)
         deployment = role.get(f"deployment/{NAME}")
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

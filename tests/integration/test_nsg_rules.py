@@ -608,7 +608,7 @@ def test_the_workers_are_read_from_the_cluster(world, cluster, run):
         result = run({"nodes": selected}, check=True)
         foreign = run({"nodes": {"kubeconfig": kubeconfig}})
     finally:
-        cluster.kubectl("delete", "node", *(node["metadata"]["name"] for node in nodes))
+        cluster.delete("node", *(node["metadata"]["name"] for node in nodes))
     assert result["reason"].endswith(" interfaces of all 2 workers.")
     assert result["changed"]
     assert requests_of(cluster, "opens-azure")[0] == (

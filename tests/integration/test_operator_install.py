@@ -200,11 +200,11 @@ class TestManualApproval:
     def test_only_the_requested_version_is_approved(self, role: Role):
         """A node that cannot be rolled ends the wait immediately, and its reason is reported."""
         last = WORKERS[-1].name
-        role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}=disk full")
+        role.cluster.annotate("node", last, f"{DEGRADES}=disk full")
         try:
             message = failure_message(role.run_with(manual("1.7.0")))
         finally:
-            role.cluster.kubectl("annotate", "node", last, f"{DEGRADES}-")
+            role.cluster.annotate("node", last, f"{DEGRADES}-")
         # The message of the KataConfig or of the pool, whichever comes first; not an outdated message.
         assert "disk full" in message
         assert "Timed out" not in message
@@ -307,7 +307,7 @@ class TestTeardown:
         with teardown.unchanged():
             message = failure_message(teardown.run_with())
         assert "Pods with the RuntimeClass kata-remote exist: default/peer. " in message
-        teardown.cluster.kubectl("delete", "pod", "peer", "--force", "--grace-period=0")
+        teardown.cluster.delete("pod", "peer", "--force", "--grace-period=0")
 
     def test_an_image_job_prevents_the_teardown_before_anything_is_deleted(self, teardown: Role):
         """The operator would leave the image that it creates."""
@@ -333,7 +333,7 @@ class TestTeardown:
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # The operator may have released the nodes before this run begins to wait.
-        teardown.cluster.kubectl("delete", "kataconfig", "example-kataconfig", "--wait=false")
+        teardown.cluster.delete("kataconfig", "example-kataconfig", "--wait=false")
         completed = teardown.succeeds()
         assert "OperatorGroup/a-consoles" in completed.stdout
         assert labelled(teardown.cluster) == set()
@@ -354,7 +354,7 @@ class TestAutomaticApproval:
         assert f"ClusterServiceVersion {csv('1.9.0')} failed: InstallCheckFailed, install timeout" in message
         assert "OLM does not repeat" in message
         for kind in ("subscriptions", "clusterserviceversions"):
-            role.cluster.kubectl("delete", kind, "--all", *NAMESPACE_ARGS)
+            role.cluster.delete(kind, "--all", *NAMESPACE_ARGS)
 
     def test_a_bundle_that_cannot_be_unpacked_is_reported(self, cluster: Cluster, run_module: Callable[..., dict]):
         cluster.apply(
@@ -379,7 +379,7 @@ class TestAutomaticApproval:
         assert "failed: bundle unpacking failed. Reason: DeadlineExceeded" in failed["problem"]
         assert "OLM does not repeat" in failed["remedy"]
         for kind in ("subscriptions", "installplans"):
-            cluster.kubectl("delete", kind, "--all", *NAMESPACE_ARGS)
+            cluster.delete(kind, "--all", *NAMESPACE_ARGS)
 
     def test_a_version_that_olm_replaces_by_itself_is_accepted(self, role: Role):
         """With automatic approvals OLM installs the newest version, and no run waits for another one."""

@@ -57,7 +57,7 @@ def namespace(cluster: Cluster) -> Iterator[Cluster]:
         },
     )
     yield cluster
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    cluster.delete("namespace", NAMESPACE, "--ignore-not-found")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_config_map_that_is_created_during_the_read_keeps_the_namespace(
 
 
 def test_a_namespace_without_the_label_stays(namespace: Cluster, remove: Callable[..., dict]):
-    namespace.kubectl("label", "namespace", NAMESPACE, "app.kubernetes.io/part-of-")
+    namespace.label("namespace", NAMESPACE, "app.kubernetes.io/part-of-")
     result = remove()
     assert (result["changed"], result["stays"], exists(namespace)) == (False, True, True)
     assert "stays: it does not have the label app.kubernetes.io/part-of=osc.peerpods" in result["reason"]
@@ -136,7 +136,7 @@ def test_a_kind_that_cannot_be_listed_keeps_the_namespace(namespace: Cluster, re
         result = remove(kubeconfig=str(namespace.user_kubeconfig("remover")))
     finally:
         for number, _rule in enumerate(rules):
-            namespace.kubectl("delete", "clusterrole,clusterrolebinding", f"own-namespace-{number}")
+            namespace.delete("clusterrole,clusterrolebinding", f"own-namespace-{number}")
     assert (result["changed"], result["stays"], exists(namespace)) == (False, True, True)
     assert "its content could not be read completely: GET " in result["reason"]
     assert "secrets is forbidden" in result["reason"]
@@ -144,7 +144,7 @@ def test_a_kind_that_cannot_be_listed_keeps_the_namespace(namespace: Cluster, re
 
 def test_a_namespace_that_is_not_removed_in_time_fails_with_the_reason(namespace: Cluster, remove: Callable[..., dict]):
     namespace.kubectl("patch", "configmap", "ours", "-n", NAMESPACE, "-p", '{"metadata": {"finalizers": ["a.b/c"]}}')
-    namespace.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    namespace.delete("namespace", NAMESPACE, "--wait=false")
 
     def has_conditions() -> bool:
         return bool(namespace.get("namespace", NAMESPACE)["status"].get("conditions"))

@@ -29,7 +29,7 @@ def nodes(cluster):
             status = {"capacity": {RESOURCE: str(slots)}, "allocatable": {RESOURCE: str(slots)}}
             cluster.merge(f"node/{name}", {"status": status}, subresource="status", manager=manager)
     yield list(writers)
-    cluster.kubectl("delete", "node", *writers)
+    cluster.delete("node", *writers)
 
 
 def test_only_what_the_agent_advertised_is_removed(cluster, run_module, nodes):
@@ -60,15 +60,15 @@ def test_a_running_adaptor_keeps_its_slots(cluster, run_module, nodes):
         {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod},
     )
     uid = cluster.get("pod", "adaptor", "-n", namespace)["metadata"]["uid"]
-    cluster.kubectl("annotate", "node", theirs, f"kata.peerpods.io/caa-owner={uid}")
+    cluster.annotate("node", theirs, f"kata.peerpods.io/caa-owner={uid}")
     args = {"kubeconfig": str(cluster.kubeconfig), "resource": RESOURCE, "managers": ["cloud-api-adaptor"]}
     kept = run_module("peerpod_capacity", args)
     # No pod has annotated the other node of cloud-api-adaptor.
     assert (kept["nodes"], sorted(kept["kept"])) == (["capacity-both"], ["capacity-ours", theirs])
     with_operator = run_module("peerpod_capacity", {**args, "operator_namespace": namespace}, check=True)
     assert with_operator["nodes"] == [theirs]
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
-    cluster.kubectl("delete", "pod", "adaptor", "-n", namespace, "--force", "--grace-period=0")
+    cluster.delete("namespace", namespace, "--wait=false")
+    cluster.delete("pod", "adaptor", "-n", namespace, "--force", "--grace-period=0")
     assert run_module("peerpod_capacity", args)["nodes"] == [theirs]
 
 

@@ -93,12 +93,12 @@ def peer_pods(cluster):
         seconds=30,
     )
     yield
-    cluster.kubectl(
-        "delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
+    cluster.delete(
+        "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
     )  # There is no kubelet that ends them.
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "node", *NODES)
+    cluster.delete("namespace", NAMESPACE, "--wait=false")
+    cluster.delete("runtimeclass", RUNTIME_CLASS)
+    cluster.delete("node", *NODES)
 
 
 def named(rows: list[dict], *names: str) -> dict[str, dict]:
@@ -243,7 +243,7 @@ def test_a_node_that_advertises_the_bounded_limit_is_correct(cluster, peer_pods,
     assert (unread["bounds"], unread["slots"]) == ({}, 3)
     assert "The cloud capacity is unknown" in " ".join(unread["warnings"])
     assert "Which taints peer pods tolerate is unknown" in " ".join(unread["warnings"])
-    cluster.kubectl("delete", "clusterrolebinding,clusterrole", "info-looker")
+    cluster.delete("clusterrolebinding,clusterrole", "info-looker")
 
 
 def test_without_peerpodconfigs_the_rest_is_returned(cluster, peer_pods, run_module):

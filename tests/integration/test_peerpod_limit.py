@@ -44,8 +44,8 @@ def pool(cluster):
         ),
     )
     yield
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    cluster.kubectl("delete", "node", *NODES)
+    cluster.delete("namespace", NAMESPACE, "--wait=false")
+    cluster.delete("node", *NODES)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def config(cluster, pool):
     cluster.apply(peerpodconfig("ours", {"pool": "limit"}))
     advertise(cluster, dict.fromkeys(NODES, 10))
     yield "ours"
-    cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
+    cluster.delete("peerpodconfig", "--all", "-n", NAMESPACE)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def three_pods(cluster, config):
     )
     yield
     # There is no kubelet that ends them.
-    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
 def spec_of(cluster, name: str = "ours") -> dict:
@@ -250,7 +250,7 @@ def test_a_limit_below_the_running_peer_pods_is_a_warning_and_rejected_with_prot
 
 
 def test_a_second_config_for_a_node_is_rejected_before_any_write(cluster, config, set_limit):
-    cluster.kubectl("label", "node", "limit-b", "pool2=shared", "--overwrite")
+    cluster.label("node", "limit-b", "pool2=shared")
     cluster.apply(peerpodconfig("other", {"pool2": "shared"}))
     result = set_limit(20)
     assert result["failed"]
@@ -314,10 +314,10 @@ def adaptor(cluster, config):
             },
         }
     )
-    cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
+    cluster.label("node", "limit-b", "pool=limit-own")
     yield
-    cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")
-    cluster.kubectl("delete", "daemonset", labels["name"], "-n", NAMESPACE, "--ignore-not-found")
+    cluster.label("node", "limit-b", "pool=limit")
+    cluster.delete("daemonset", labels["name"], "-n", NAMESPACE, "--ignore-not-found")
 
 
 @pytest.mark.usefixtures("three_pods", "adaptor")
@@ -344,7 +344,7 @@ def test_cloud_api_adaptor_is_not_removed_without_permission(cluster, set_limit)
 
 def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_limit):
     """The config is created and changed as requested; its removal waits until its nodes advertise nothing."""
-    cluster.kubectl("label", "node", "limit-b", "pool=limit-own", "--overwrite")
+    cluster.label("node", "limit-b", "pool=limit-own")
     try:
         own = {"name": "own", "node_selector": {"pool": "limit-own"}}
         predicted = set_limit(None, check=True, diff=True, **own)
@@ -391,7 +391,7 @@ def test_a_config_of_a_pool_is_created_changed_and_removed(cluster, config, set_
         assert timed_out["advertised_nodes"] == 1
         assert not set_limit(None, **removal)["changed"]
     finally:
-        cluster.kubectl("label", "node", "limit-b", "pool=limit", "--overwrite")
+        cluster.label("node", "limit-b", "pool=limit")
 
 
 def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_limit, three_pods):
@@ -401,7 +401,7 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
     assert spec_of(cluster)["limit"] == "10"
 
     # Another config selects limit-b, so the wait ignores what it advertises.
-    cluster.kubectl("label", "node", "limit-b", "other=home", "--overwrite")
+    cluster.label("node", "limit-b", "other=home")
     cluster.apply(peerpodconfig("other", {"other": "home"}))
     with ThreadPoolExecutor() as background:
         run = background.submit(set_limit, None, user="limit-remove", state="absent", wait=True, wait_timeout=60)
@@ -413,7 +413,7 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
         assert not run.done()
         advertise(cluster, {"limit-a": 0})
         result = run.result(timeout=30)
-    cluster.kubectl("label", "node", "limit-b", "other-")
+    cluster.label("node", "limit-b", "other-")
     assert not result.get("failed"), result["msg"]
     assert result["changed"]
     assert any("any more: 3 on limit-a. These pods keep" in warning for warning in result["warnings"])
@@ -423,9 +423,9 @@ def test_a_removal_waits_for_nodes_that_no_other_config_selects(cluster, set_lim
 
 
 def test_a_moved_config_releases_its_former_nodes(cluster, set_limit):
-    cluster.kubectl("label", "node", "limit-b", "moved=here", "--overwrite")
+    cluster.label("node", "limit-b", "moved=here")
     result = set_limit(None, diff=True, node_selector={"moved": "here"}, wait=True, wait_timeout=1)
-    cluster.kubectl("label", "node", "limit-b", "moved-")
+    cluster.label("node", "limit-b", "moved-")
     assert spec_of(cluster)["nodeSelector"] == {"moved": "here"}
     assert result["diff"]["before"]["spec"]["nodeSelector"] == {"pool": "limit"}
     assert result["failed"]

@@ -118,9 +118,9 @@ def operator(cluster):
     )
     set_status(cluster, f"clusterserviceversion/{csv}", {"phase": "Succeeded"}, NAMESPACE)
     yield
-    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
-    cluster.kubectl("delete", "namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
-    cluster.kubectl("delete", "node", *NODES)
+    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
+    cluster.delete("namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
+    cluster.delete("node", *NODES)
 
 
 @pytest.fixture
@@ -132,13 +132,13 @@ def settings(cluster, operator):
     )
     advertise(cluster, 10)
     yield
-    cluster.kubectl("delete", "daemonset", "--all", "-n", NAMESPACE, "--cascade=orphan")
-    cluster.kubectl("delete", "peerpodconfig", "--all", "-n", NAMESPACE)
-    cluster.kubectl("delete", "configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found")
-    cluster.kubectl("label", "node", *NODES, "example.com/pool-", "--overwrite")
+    cluster.delete("daemonset", "--all", "-n", NAMESPACE, "--cascade=orphan")
+    cluster.delete("peerpodconfig", "--all", "-n", NAMESPACE)
+    cluster.delete("configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found")
+    cluster.label("node", *NODES, "example.com/pool-")
     pods = cluster.get("pods", "-n", NAMESPACE)["items"]
     if pods:
-        cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def agent(cluster, settings):
         {**workload("Deployment", "peerpods-node-capacity", AGENT_NAMESPACE)},
     )
     yield
-    cluster.kubectl("delete", "deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
+    cluster.delete("deployment", "peerpods-node-capacity", "-n", AGENT_NAMESPACE)
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ class TestWithTheAgent:
 
     def test_pools_are_entries_and_other_entries_stay(self, cluster, run):
         cluster.apply(config_map("peerpods-limits", AGENT_NAMESPACE, foreign="text"))
-        cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
+        cluster.label("node", "second-b", "example.com/pool=memory")
         memory = {"name": "memory", "node_selector": {"example.com/pool": "memory"}}
         created = run(4, user="second-pool", **memory)
         assert not created.get("failed"), created
@@ -244,7 +244,7 @@ class TestWithTheAgent:
         assert overlapping["failed"]
         assert "PeerPodConfig" not in overlapping["msg"]
 
-        cluster.kubectl("label", "node", "second-b", "example.com/pool=memory", "--overwrite")
+        cluster.label("node", "second-b", "example.com/pool=memory")
         advertise(cluster, 4, "second-b")
         with ThreadPoolExecutor() as background:
             removal = background.submit(run, name="memory", state="absent", wait=True, wait_timeout=60)
@@ -281,7 +281,7 @@ class TestWithTheAgent:
         assert limits_of(cluster)["data"] == {"default": '{"limit":30}'}
 
     def test_a_pool_left_over_from_an_upgrade_stays_and_moves_with_its_next_limit(self, cluster, run):
-        cluster.kubectl("label", "node", "second-b", "example.com/pool=left", "--overwrite")
+        cluster.label("node", "second-b", "example.com/pool=left")
         spec = {
             "limit": "3",
             "nodeSelector": {"example.com/pool": "left"},
@@ -394,7 +394,7 @@ class TestWithoutTheAgent:
         cluster.apply(pod("caa", "second-a"), peer)
         assert run(12, check=True)["adaptor"]["peer_pods"] == []
         result = run(12, check=True, runtime_classes=["second-kata"])
-        cluster.kubectl("delete", "runtimeclass", "second-kata")
+        cluster.delete("runtimeclass", "second-kata")
         assert result["failed"]
         assert result["adaptor"]["peer_pods"] == [f"{NAMESPACE}/peer"]
 
@@ -426,12 +426,12 @@ class TestWithoutTheAgent:
         cluster.apply(gates)
         assert run(10)["changed"]
         restored = cluster.get("configmap", "osc-feature-gates", "-n", NAMESPACE)
-        cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
+        cluster.delete("configmap", "osc-feature-gates", "-n", NAMESPACE)
         assert restored["data"] == {"caaUpdateStrategy": "RollingUpdate", "other": "true"}
         assert not run(10)["changed"]
 
     def test_a_strategy_is_restored_without_cloud_api_adaptor(self, cluster, run_module):
-        cluster.kubectl("delete", "daemonset", "osc-caa-ds", "-n", NAMESPACE, "--cascade=orphan")
+        cluster.delete("daemonset", "osc-caa-ds", "-n", NAMESPACE, "--cascade=orphan")
         gates = config_map("osc-feature-gates", caaUpdateStrategy="OnDelete", other="true")
         gates["metadata"]["annotations"] = {"osc.peerpods/caa-update-strategy": ""}
         cluster.apply(gates)
@@ -445,7 +445,7 @@ class TestWithoutTheAgent:
         )
         assert not result.get("failed"), result
         restored = cluster.get("configmap", "osc-feature-gates", "-n", NAMESPACE)
-        cluster.kubectl("delete", "configmap", "osc-feature-gates", "-n", NAMESPACE)
+        cluster.delete("configmap", "osc-feature-gates", "-n", NAMESPACE)
         assert restored["data"] == {"other": "true"}
 
     def test_a_play_can_set_whether_the_agent_is_deployed(self, cluster, run):
@@ -514,7 +514,7 @@ def readers(cluster):
     yield users.append
     for user in users:
         for kind in ("clusterrole", "clusterrolebinding"):
-            cluster.kubectl("delete", kind, f"{user}-nodes-all")
+            cluster.delete(kind, f"{user}-nodes-all")
 
 
 def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, readers):
@@ -524,11 +524,11 @@ def test_a_user_without_any_other_permission_reads_it(cluster, agent, run, reade
     grant(cluster, user, None, "list", "nodes")
     grant(cluster, user, NAMESPACE, "get", "configmaps/peer-pods-cm")
     for name in NODES:
-        cluster.kubectl("label", "node", name, "node-role.kubernetes.io/kata-oc=", "--overwrite")
+        cluster.label("node", name, "node-role.kubernetes.io/kata-oc=")
     try:
         result = run(user=user, groups=())
     finally:
-        cluster.kubectl("label", "node", *NODES, "node-role.kubernetes.io/kata-oc-")
+        cluster.label("node", *NODES, "node-role.kubernetes.io/kata-oc-")
     assert not result.get("failed"), result
     assert (result["before"], result["store"], result["operator"]) == (10, SETTINGS, None)
     assert set(NODES) <= {node["name"] for node in result["nodes"]}
@@ -569,4 +569,4 @@ def test_the_first_generation_uses_the_peerpodconfigs_of_the_namespace(cluster, 
     result = run_module("peerpod_limit", arguments)
     assert not result.get("failed"), result
     assert (result["changed"], result["before"]) == (False, 6)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+    cluster.delete("namespace", namespace, "--wait=false")

@@ -105,9 +105,9 @@ def role(cluster: Cluster) -> Iterator[Role]:
     )
     variables = {"policy_runtime_classes": [RUNTIME_CLASS], "policy_namespaces": [NAMED]}
     yield Role(cluster, None, {}, list, variables, ROOT / "playbooks/policy.yml")
-    cluster.kubectl("delete", KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "namespace", "--wait=false", LABELLED, NAMED, UNLISTED)
+    cluster.delete(KINDS, "-l", "app.kubernetes.io/part-of=osc.peerpods")
+    cluster.delete("runtimeclass", RUNTIME_CLASS)
+    cluster.delete("namespace", "--wait=false", LABELLED, NAMED, UNLISTED)
 
 
 class TestBefore:
@@ -137,7 +137,7 @@ class TestBefore:
             with role.unchanged():
                 message = role.fail()
         finally:
-            cluster.kubectl("delete", "validatingadmissionpolicy", "osc-peerpods-namespaces")
+            cluster.delete("validatingadmissionpolicy", "osc-peerpods-namespaces")
         assert "ValidatingAdmissionPolicy osc-peerpods-namespaces (written by kubectl" in message
         assert "already exists without the label" in message
 
@@ -167,11 +167,11 @@ class TestBefore:
 @pytest.fixture(scope="module")
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
     """The output of the installation. A system namespace has the label as well."""
-    cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
+    cluster.label("namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
     with bad_weather(role) as troubled:
         output = troubled.succeed()
     yield output
-    cluster.kubectl("label", "namespace", "kube-public", "osc.peerpods.io/peer-pods-")
+    cluster.label("namespace", "kube-public", "osc.peerpods.io/peer-pods-")
 
 
 @pytest.mark.usefixtures("deny")
@@ -199,9 +199,9 @@ class TestDeny:
         assert role.create_pod("kube-public")[0] == 403
 
     def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
-        cluster.kubectl("label", "namespace", UNLISTED, "osc.peerpods.io/peer-pods=allowed")
+        cluster.label("namespace", UNLISTED, "osc.peerpods.io/peer-pods=allowed")
         wait_for("the label", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
-        cluster.kubectl("label", "namespace", UNLISTED, "osc.peerpods.io/peer-pods-")
+        cluster.label("namespace", UNLISTED, "osc.peerpods.io/peer-pods-")
         wait_for("the label to go", lambda: role.create_pod(UNLISTED)[0] == 403, seconds=10)
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
@@ -291,7 +291,7 @@ class TestDeny:
             wait_for("the other policy", lambda: role.create_pod(LABELLED)[0] != 201, seconds=10)
             output = role.succeed("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
         finally:
-            cluster.kubectl("delete", KINDS, metadata["name"])
+            cluster.delete(KINDS, metadata["name"])
         wait_for("the other policy to go", lambda: role.create_pod(LABELLED)[0] == 201, seconds=10)
         assert (
             "Action in other namespaces: Deny (not verified). Something else rejects the peer pod that verifies"
@@ -322,12 +322,12 @@ class TestDeny:
             "tier=a team=x closed=yes",
         ]
         for labels in cases:
-            cluster.kubectl("label", "namespace", UNLISTED, *labels.split())
+            cluster.label("namespace", UNLISTED, *labels.split())
             # The expected result is the evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if UNLISTED in chosen else 403
             wait_for(labels, lambda code=expected: role.create_pod(UNLISTED)[0] == code, seconds=10)
-            cluster.kubectl("label", "namespace", UNLISTED, "tier-", "team-", "stage-", "closed-")
+            cluster.label("namespace", UNLISTED, "tier-", "team-", "stage-", "closed-")
 
     def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
         """The role verifies the policy with the first RuntimeClass, and reports that this one is missing."""
@@ -378,11 +378,11 @@ class TestWarnAndAudit:
     def test_a_damaged_annotation_is_reported(self, role: Role, cluster: Cluster):
         policy = ("validatingadmissionpolicy", "osc-peerpods-namespaces", "--overwrite")
         stored = role.policy_objects()["ValidatingAdmissionPolicy osc-peerpods-namespaces"]["metadata"]["annotations"]
-        cluster.kubectl("annotate", *policy, "osc.peerpods.io/options=namespaces: []")
+        cluster.annotate(*policy, "osc.peerpods.io/options=namespaces: []")
         try:
             message = role.fail()
         finally:
-            cluster.kubectl("annotate", *policy, f"osc.peerpods.io/options={stored['osc.peerpods.io/options']}")
+            cluster.annotate(*policy, f"osc.peerpods.io/options={stored['osc.peerpods.io/options']}")
         assert "of ValidatingAdmissionPolicy osc-peerpods-namespaces is not a JSON object: 'namespaces: []'." in message
         resource = "validatingadmissionpolicy.admissionregistration.k8s.io"
         assert f"oc annotate {resource}/osc-peerpods-namespaces osc.peerpods.io/options-" in message

@@ -161,7 +161,7 @@ def defective_cluster(on_aws: Preflight) -> Iterator[dict[str, str]]:
     cluster.kubectl("create", "clusterrole", "looker", "--verb=get,list", "--resource=*.*")
     cluster.kubectl("create", "clusterrolebinding", "looker", "--clusterrole=looker", "--user=looker")
     yield {"K8S_AUTH_KUBECONFIG": str(cluster.user_kubeconfig("looker"))}
-    cluster.kubectl("delete", "node/nameless", "mutatingwebhookconfiguration/another-program")
+    cluster.delete("node/nameless", "mutatingwebhookconfiguration/another-program")
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureArm]:
 def on_azure(cluster: Cluster, on_aws: Preflight, arm: AzureArm, tmp_path_factory: pytest.TempPathFactory) -> Preflight:
     """The same cluster with the platform Azure. A second cluster would take time and test nothing more."""
     cloud = azure.create_cloud_side(arm, workers=3)
-    cluster.kubectl("delete", "node", *(worker.name for worker in on_aws.cloud.workers))
+    cluster.delete("node", *(worker.name for worker in on_aws.cloud.workers))
     cluster.apply(*(openshift.node(worker, azure.REGION) for worker in cloud.workers))
     status = {**openshift.azure_status(cloud.resource_group), "aws": None}
     openshift.set_status(cluster, "infrastructure/cluster", {"platformStatus": status})
@@ -351,7 +351,7 @@ def test_azure_without_problems(on_azure: Preflight):
     with on_azure.unchanged():
         completed = on_azure.run("-e", "peerpodconfig_rollout_limit=13")
     names = [pod["metadata"]["name"] for pod in pods]
-    on_azure.cluster.kubectl("delete", "pods", *names, "-n", "default", "--force", "--grace-period=0")
+    on_azure.cluster.delete("pods", *names, "-n", "default", "--force", "--grace-period=0")
     assert completed.returncode == 0, completed.stdout + completed.stderr
     # A subnet of Azure is in all zones, and has no network ACL.
     checks = TITLES.keys() - SILENT - {"network-acls", "vm-zone"}

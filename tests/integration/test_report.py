@@ -103,11 +103,11 @@ def nodes_with_peer_pods(cluster) -> Iterator[None]:
         seconds=30,
     )
     yield
-    cluster.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-    cluster.kubectl("delete", "csv", CSV, "-n", OPERATOR_NAMESPACE)
-    cluster.kubectl("delete", "runtimeclass", RUNTIME_CLASS)
-    cluster.kubectl("delete", "node", *NODES)
+    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    cluster.delete("namespace", NAMESPACE, "--wait=false")
+    cluster.delete("csv", CSV, "-n", OPERATOR_NAMESPACE)
+    cluster.delete("runtimeclass", RUNTIME_CLASS)
+    cluster.delete("node", *NODES)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_data_without_read_permission_are_reported(cluster, report: RoleAlone, t
     assert document["capacity"] is artifacts(completed.stdout)["peerpods_report"]["totals"] is None
     assert document["cluster"]["openshift_version"] == VERSION
     assert "Not readable: capacity." in (tmp_path / "peerpods-report/report.html").read_text()
-    cluster.kubectl("delete", "clusterrole,clusterrolebinding", "report-list", "report-get")
+    cluster.delete("clusterrole,clusterrolebinding", "report-list", "report-get")
 
 
 def test_a_report_of_findings_alone_needs_no_cluster_and_a_dry_run_writes_no_file(report: RoleAlone, tmp_path: Path):

@@ -176,7 +176,7 @@ def runtime_class(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.kubectl("delete", "runtimeclass", "kata-remote")
+        cluster.delete("runtimeclass", "kata-remote")
 
 
 @contextmanager
@@ -213,7 +213,7 @@ def second_node_refuses(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "keeps-ten")
+        cluster.delete("validatingadmissionpolicybinding,validatingadmissionpolicy", "keeps-ten")
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ class TestCanary:
             )
             assert "Peer pods are counted" in rollout.succeed(**memory)
         finally:
-            rollout.cluster.kubectl("delete", "resourcequota", "no-pods", "-n", "default")
+            rollout.cluster.delete("resourcequota", "no-pods", "-n", "default")
         assert rollout.limits()["memory"] == "9"
 
 
@@ -352,7 +352,7 @@ class TestPlaybook:
         with limit.unchanged():
             # AWX passes an empty limit for a question without an answer.
             completed = limit.run("-e", "peerpodconfig_rollout_name=memory peerpodconfig_rollout_limit=")
-        limit.cluster.kubectl("delete", "clusterrole,clusterrolebinding", "reads")
+        limit.cluster.delete("clusterrole,clusterrolebinding", "reads")
         assert completed.returncode == 0, completed.stdout + completed.stderr
         (stored,) = limit.stored_in("memory")
         assert f"10 in {'ConfigMap' if limit.generation == 2 else 'PeerPodConfig'} {stored}" in completed.stdout

@@ -173,7 +173,7 @@ def test_bad_input_is_rejected_with_all_reasons_before_anything_is_changed(site:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     message = failure_message(site.run("-e", json.dumps(variables), **environment))
-    site.cluster.kubectl("delete", "node/nameless", "clusterrole/looker", "clusterrolebinding/looker")
+    site.cluster.delete("node/nameless", "clusterrole/looker", "clusterrolebinding/looker")
     for words in (
         f"The cluster is OpenShift {openshift.VERSION}; peer pods need 4.99 or newer. Upgrade the cluster first",
         "is not a cluster administrator",
@@ -324,7 +324,7 @@ def test_credentials_of_a_credentials_request(site: Site):
             "stringData": root,
         }
     )
-    site.cluster.kubectl("delete", "secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
+    site.cluster.delete("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)
     completed = site.run(
         "--tags",
         "operator_install",
@@ -336,7 +336,7 @@ def test_credentials_of_a_credentials_request(site: Site):
     secret = site.cluster.get("secret", "peer-pods-secret", "-n", OPERATOR_NAMESPACE)["data"]
     stored_credentials = {key.lower(): base64.b64decode(value).decode() for key, value in secret.items()}
     assert stored_credentials == root
-    site.cluster.kubectl("delete", "secret", "aws-creds", "-n", "kube-system")
+    site.cluster.delete("secret", "aws-creds", "-n", "kube-system")
 
 
 def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(
@@ -344,7 +344,7 @@ def test_a_role_is_passed_to_the_operator_on_a_cluster_with_tokens(
 ):
     """The operator creates peer-pods-secret as for a user of the web console. The role may create an image until an
     image exists."""
-    site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
+    site.cluster.delete("credentialsrequests", "--all", "-A")
     site.cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE)
     site.cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
     # With a token, the image job creates both itself, and fails if the bucket exists.
@@ -414,7 +414,7 @@ def test_the_operators_webhook_takes_precedence(site: Site):
             completed = site.run("--tags", "webhook", "--check", K8S_AUTH_KUBECONFIG=str(site.cluster.kubeconfig))
             assert completed.returncode == 0, completed.stdout[-3000:]
     finally:
-        site.cluster.kubectl("delete", "mutatingwebhookconfiguration", "mutating-webhook-configuration")
+        site.cluster.delete("mutatingwebhookconfiguration", "mutating-webhook-configuration")
     assert "The webhook of this collection was removed" in completed.stdout
     assert "Deploy the webhook" not in completed.stdout
     assert artifacts(completed.stdout) == {
@@ -482,7 +482,7 @@ class TestTeardown:
                 message = failure_message(teardown.run())
                 forced = failure_message(teardown.run("-e", "teardown_force=true"))
         finally:
-            installed.cluster.kubectl("delete", "pod", *pods, "--force", "--grace-period=0")
+            installed.cluster.delete("pod", *pods, "--force", "--grace-period=0")
         assert "(default/app). Nothing was changed. Delete them, or the workloads that create them" in message
         assert "A KataConfig of this collection is not removed while they exist, also with teardown_force" in message
         assert "Pods with the RuntimeClass kata, kata-remote exist: default/app, default/plain. " in forced
@@ -510,7 +510,7 @@ class TestTeardown:
         looks = replace(teardown, kubeconfig=cluster.user_kubeconfig("looker"))
         with installed.unchanged():
             message = failure_message(looks.run())
-        cluster.kubectl("delete", "clusterrole,clusterrolebinding", "looker")
+        cluster.delete("clusterrole,clusterrolebinding", "looker")
         assert "The user of this kubeconfig may not delete configmaps, delete deployments.apps, " in message
         assert "and 13 more" in message
         assert "Nothing was changed. Log in as a user" in message
@@ -552,7 +552,7 @@ class TestTeardown:
     ):
         for entry in USERS_OBJECTS:
             name, namespace = entry["metadata"]["name"], entry["metadata"]["namespace"]
-            installed.cluster.kubectl("delete", entry["kind"], name, "-n", namespace)
+            installed.cluster.delete(entry["kind"], name, "-n", namespace)
         # What a later role removes does not keep the namespace.
         labels = {"app.kubernetes.io/part-of": "osc.peerpods", "app.kubernetes.io/name": "peerpods-node-capacity"}
         of_agent = {"name": "osc-peerpods-node-capacity", "namespace": OPERATOR_NAMESPACE, "labels": labels}
@@ -679,9 +679,9 @@ class TestTeardown:
             environment = {**installed.cloud_environment, "AWS_ENDPOINT_URL": proxy.url}
             completed = replace(teardown, cloud_environment=environment).run("-e", json.dumps(options))
         remaining = cluster.get("configmaps", "-n", "osc-peerpods", "-l", MARK)["items"]
-        cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-deletion")
+        cluster.delete("validatingadmissionpolicy,validatingadmissionpolicybinding", "no-deletion")
         cluster.merge("job/osc-podvm-image-deletion", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
-        cluster.kubectl("delete", "namespace", *namespaces, "--ignore-not-found")
+        cluster.delete("namespace", *namespaces, "--ignore-not-found")
         message, result = failure_message(completed), artifacts(completed.stdout)["peerpods_teardown"]
         causes = (
             "It is still needed.",

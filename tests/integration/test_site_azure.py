@@ -109,7 +109,7 @@ class TestBeforeAnything:
         try:
             message = failure_message(site.run())
         finally:
-            site.cluster.kubectl("delete", "node", name)
+            site.cluster.delete("node", name)
         assert "topology.kubernetes.io/region of the worker nodes do not have one region in common" in message
 
 
@@ -198,7 +198,7 @@ def test_the_rules_are_those_of_the_product_documentation_and_one_for_udp(site: 
 class TestCredentialsOfVariables:
     def test_credentials_of_variables_replace_those_of_the_cluster(self, site: Site):
         """The cluster's credentials are removed first. The keys that the operator wrote to peer-pods-cm stay."""
-        site.cluster.kubectl("delete", "credentialsrequests", "--all", "-A")
+        site.cluster.delete("credentialsrequests", "--all", "-A")
         # This also deletes cco-secret of the cloud credential operator, and peer-pods-secret, which cco-secret owns.
         site.cluster.kubectl(
             "wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", "-n", OPERATOR_NAMESPACE

@@ -186,7 +186,7 @@ class RequestedCredentials:
         self._cluster = world.cluster
 
     def __enter__(self) -> Self:
-        self._cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        self._cluster.delete("secret", "peer-pods-secret", *NAMESPACE_ARGS)
         self.write("first")
         self.wait_for("first")
         return self
@@ -206,7 +206,7 @@ class RequestedCredentials:
         wait_for("peer-pods-secret", lambda: self.copy() == key, seconds=30)
 
     def __exit__(self, *_error: object) -> None:
-        self._cluster.kubectl("delete", "secret", "cco-secret", *NAMESPACE_ARGS)
+        self._cluster.delete("secret", "cco-secret", *NAMESPACE_ARGS)
         self._cluster.kubectl("wait", "--for=delete", "secret/peer-pods-secret", "--timeout=60s", *NAMESPACE_ARGS)
         self._cluster.apply(openshift.POD_VM_CREDENTIALS)
 
@@ -241,7 +241,7 @@ def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World)
     world.advertise(node["metadata"]["name"], "9")
     before = world.adaptors("peerpodconfig-ctrl-caa-daemon")
     assert world.advertised() == ["5", "9"]
-    world.cluster.kubectl("annotate", "peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=1")
+    world.cluster.annotate("peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=1")
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
 
@@ -253,7 +253,7 @@ def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     name = "peerpodconfig-ctrl-caa-daemon"
     make_peer_pods(world, first="Never", second="Never")
     nodes = sorted(world.adaptors(name).values())
-    world.cluster.kubectl("label", "node", nodes[0], "node-role.kubernetes.io/memory=")
+    world.cluster.label("node", nodes[0], "node-role.kubernetes.io/memory=")
     other_config = openshift.peer_pod_config("memory", "3")
     other_config["metadata"]["name"] = "memory"
     world.cluster.apply(other_config)
@@ -264,15 +264,13 @@ def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     elsewhere = [pod["metadata"]["name"] for pod in world.peer_pods() if pod["spec"]["nodeName"] != nodes[0]]
     wait_for("the loss", lambda: set(world.lost()) >= set(elsewhere), seconds=30)
 
-    world.cluster.kubectl(
-        "annotate", "peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=2", "--overwrite"
-    )
+    world.cluster.annotate("peerpodconfig", "peerpodconfig-openshift", *NAMESPACE_ARGS, "seen=2")
     wait_for("both nodes", lambda: sorted(world.adaptors(name).values()) == nodes, seconds=60)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
     assert owner["name"] == "peerpodconfig-openshift"
-    world.cluster.kubectl("delete", "peerpodconfig", "memory", *NAMESPACE_ARGS)
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("peerpodconfig", "memory", *NAMESPACE_ARGS)
+    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
 
 
 def image_pods(world: World) -> list[dict]:
@@ -341,7 +339,7 @@ def test_1_9_and_newer_migrate(world: World):
     assert data["PEERPODS_LIMIT_PER_NODE"] == "5"
     (owner,) = daemon_set(world, old)["metadata"]["ownerReferences"]
     assert owner["name"] == "other"
-    world.cluster.kubectl("delete", "peerpodconfig", "other", *NAMESPACE_ARGS)
+    world.cluster.delete("peerpodconfig", "other", *NAMESPACE_ARGS)
     sets = ("get", "daemonsets", *NAMESPACE_ARGS, "-o", "name")
     wait_for("it to go", lambda: old not in world.cluster.kubectl(*sets), seconds=30)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
@@ -357,7 +355,7 @@ def test_a_restart_is_undone_by_the_next_reconcile(world: World):
     replaced(world, before)
     assert restarted_at(world)
     restarted_adaptors = world.adaptors()
-    world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=1")
+    world.cluster.annotate("kataconfig", "kata", "seen=1")
     replaced(world, restarted_adaptors)
     assert restarted_at(world) is None
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=30)
@@ -383,7 +381,7 @@ def test_1_9_reads_its_settings_when_a_pod_starts(world: World):
 def delete_adaptors(world: World, uids: set[str]) -> None:
     for pod in world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]:
         if pod["metadata"]["uid"] in uids:
-            world.cluster.kubectl("delete", "pod", pod["metadata"]["name"], *NAMESPACE_ARGS)
+            world.cluster.delete("pod", pod["metadata"]["name"], *NAMESPACE_ARGS)
 
 
 def test_1_13_does_not_set_an_owner(world: World):
@@ -433,28 +431,28 @@ def test_an_adaptor_with_pod_uid_is_the_owner_and_keeps_the_amount_of_another_ow
     )
     owner = world.cluster.get("pod", "one", *NAMESPACE_ARGS)["metadata"]["uid"]
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
-    world.cluster.kubectl("annotate", "node", "upstream", "--overwrite", f"{OWNER}=another")
-    world.cluster.kubectl("delete", "pod", "one", *NAMESPACE_ARGS)
+    world.cluster.annotate("node", "upstream", f"{OWNER}=another")
+    world.cluster.delete("pod", "one", *NAMESPACE_ARGS)
     assert node() == ("5", "another")
     world.cluster.apply(adaptor("two", "1.13.0"))
     owner = world.cluster.get("pod", "two", *NAMESPACE_ARGS)["metadata"]["uid"]
     wait_for("the owner", lambda: node() == ("5", owner), seconds=30)
-    world.cluster.kubectl("delete", "pod", "two", *NAMESPACE_ARGS)
+    world.cluster.delete("pod", "two", *NAMESPACE_ARGS)
     assert node() == (None, owner)
     # An older cloud-api-adaptor does not read POD_UID.
     world.cluster.apply(adaptor("three", "1.12.0"))
     wait_for("the limit", lambda: node() == ("5", owner), seconds=30)
-    world.cluster.kubectl("delete", "pod", "three", *NAMESPACE_ARGS)
+    world.cluster.delete("pod", "three", *NAMESPACE_ARGS)
     assert node() == (None, owner)
-    world.cluster.kubectl("delete", "node", "upstream")
+    world.cluster.delete("node", "upstream")
 
 
 def test_a_write_to_peer_pods_cm_that_leaves_its_data_waits_for_the_next_reconcile(world: World):
     before = world.adaptors()
-    world.cluster.kubectl("label", "configmap", "peer-pods-cm", *NAMESPACE_ARGS, "seen=1")
+    world.cluster.label("configmap", "peer-pods-cm", *NAMESPACE_ARGS, "seen=1")
     time.sleep(2)
     assert world.adaptors() == before
-    world.cluster.kubectl("annotate", "kataconfig", "kata", "seen=2", "--overwrite")
+    world.cluster.annotate("kataconfig", "kata", "seen=2")
     replaced(world, before)
 
 
@@ -473,7 +471,7 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
 
     # A second VM; the first one stays until the pod is deleted.
     wait_for("the second VM", lambda: machines() == 2, seconds=30)
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
     wait_for(
         "the PeerPods to go",
         lambda: not world.cluster.get("peerpods", "-n", "default")["items"],
@@ -516,7 +514,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
     for adaptor_pod in world.cluster.get("pods", *NAMESPACE_ARGS, "-l", "name=osc-caa-ds")["items"]:
         if adaptor_pod["metadata"]["uid"] == uid:
             name = adaptor_pod["metadata"]["name"]
-    world.cluster.kubectl("annotate", "pod", name, *NAMESPACE_ARGS, f"{RESTART}=1")
+    world.cluster.annotate("pod", name, *NAMESPACE_ARGS, f"{RESTART}=1")
 
     def restarted() -> bool:
         (status,) = world.cluster.get("pod", name, *NAMESPACE_ARGS)["status"]["containerStatuses"]
@@ -530,7 +528,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
 
 def test_the_newest_adaptor_uses_the_leading_digits_of_its_limit(world: World):
     """If the limit does not begin with digits, it uses 10 (IntWithEnv)."""
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
     for text, number in (("many", "10"), ("20abc", "20")):
         world.settings(PEERPODS_LIMIT_PER_NODE=text)
         delete_adaptors(world, set(world.adaptors()))
@@ -587,12 +585,12 @@ def test_an_older_adaptor_crashes_with_a_limit_that_is_not_a_number(world: World
     world.settings(PEERPODS_LIMIT_PER_NODE="3")
     wait_for("the limit", lambda: capacity().get(RESOURCE) == "3", seconds=60)
     wait_for("the peer pod", lambda: "running" in state("waits", "default"), seconds=30)
-    world.cluster.kubectl("delete", "pod", "caa", *NAMESPACE_ARGS)
-    world.cluster.kubectl("delete", "node", "older")
+    world.cluster.delete("pod", "caa", *NAMESPACE_ARGS)
+    world.cluster.delete("node", "older")
 
 
 def test_a_negative_limit_advertises_nothing(world: World):
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="-1")
     delete_adaptors(world, set(before))
@@ -618,7 +616,7 @@ def condition(world: World) -> tuple[str, str | None] | None:
 def test_without_the_keys_of_the_image_job_the_kataconfig_stays(world: World):
     """The image is not deleted in this case, nor if the value is empty."""
     world.cluster.merge("configmap/peer-pods-cm", {"data": {"AWS_SG_IDS": ""}}, OPERATOR_NAMESPACE)
-    world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
+    world.cluster.delete("kataconfig", "kata", "--wait=false")
     wait_for("the failure", lambda: condition(world) == ("True", "PodVMImageJobFailed"), seconds=60)
     time.sleep(2)
     assert condition(world) == ("True", "PodVMImageJobFailed")
@@ -655,9 +653,9 @@ def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World, run_
     assert "PodVMImageJobFailed" in {event["reason"] for event in events}
     waited = run_module("operator_wait", {"wait_for": "nodes", "kubeconfig": str(world.cluster.kubeconfig)})
     assert f"The end of the log of pod {pods[0]['metadata']['name']}:" in waited["progress"]["problem"]
-    world.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}-")
+    world.cluster.annotate("kataconfig", "kata", f"{IMAGE_JOB_FAILS}-")
     wait_for("the image", world.image, seconds=60)
-    world.cluster.kubectl("delete", "kataconfig", "kata", "--timeout=60s")
+    world.cluster.delete("kataconfig", "kata")
 
 
 def test_1_13_does_not_copy_renewed_credentials(world: World, run_module: Callable[..., dict]):
@@ -671,21 +669,21 @@ def test_1_13_does_not_copy_renewed_credentials(world: World, run_module: Callab
         assert not is_outdated()
         credentials.write("second")
         assert is_outdated()
-        world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
-        world.cluster.kubectl("annotate", "secret", "cco-secret", "renewed=1", *NAMESPACE_ARGS)
+        world.cluster.delete("secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        world.cluster.annotate("secret", "cco-secret", "renewed=1", *NAMESPACE_ARGS)
         credentials.wait_for("second")
 
 
 def test_without_the_keys_of_the_image_job_an_installation_never_ends(world: World):
     """The installation is not reported as failed, and the deletion of the KataConfig does not remove it."""
-    world.cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+    world.cluster.delete("secret", "peer-pods-secret", *NAMESPACE_ARGS)
     world.cluster.apply(KATA_CONFIG)
     wait_for(
         "kata on the nodes",
         lambda: "kata" in world.cluster.kubectl("get", "runtimeclasses", "-o", "name"),
         seconds=60,
     )
-    world.cluster.kubectl("delete", "kataconfig", "kata", "--wait=false")
+    world.cluster.delete("kataconfig", "kata", "--wait=false")
     time.sleep(2)
     assert condition(world) == ("True", "Installing")
     assert world.adaptors() == {}

@@ -204,7 +204,7 @@ def left_namespaces(manual_setup, site: Site) -> Iterator[tuple[str, str]]:
         )
     site.cluster.kubectl("create", "configmap", "mine", "-n", names[1])
     yield names
-    site.cluster.kubectl("delete", "namespace", *names, "--ignore-not-found")
+    site.cluster.delete("namespace", *names, "--ignore-not-found")
 
 
 def test_existing_objects_are_restored(manual_setup, left_namespaces, site: Site, teardown: RoleAlone):
@@ -215,7 +215,7 @@ def test_existing_objects_are_restored(manual_setup, left_namespaces, site: Site
     config_maps = site.cluster.get("configmaps", "-n", in_use)["items"]
     assert {item["metadata"]["name"] for item in config_maps} == {"kube-root-ca.crt", "mine"}
     assert f"Namespace {in_use} stays: it contains ConfigMap/mine, which this collection did not create." in output
-    site.cluster.kubectl("delete", "namespace", in_use)
+    site.cluster.delete("namespace", in_use)
     assert "is already in use" not in output
     cluster, cloud = manual_setup
     nodes = {key for key in cluster if key[0] == "Node" and key[2] != openshift.CONTROL_PLANE_NODE}

@@ -31,7 +31,7 @@ def cluster() -> Iterator[Cluster]:
     with Cluster(definitions=openshift.definitions(peer_pod_configs=False)) as running:
         openshift.fill(running, WORKERS, aws.REGION)
         group = "machineconfiguration.openshift.io"
-        running.kubectl("delete", "crd", f"machineconfigpools.{group}", f"machineconfigs.{group}")
+        running.delete("crd", f"machineconfigpools.{group}", f"machineconfigs.{group}")
         openshift.set_status(running, "infrastructure/cluster", {"controlPlaneTopology": "External"})
         openshift.start_stand_ins(running, "process", "1.13")
         yield running
@@ -73,7 +73,7 @@ class TestHosted:
     def test_a_removal_names_the_nodes_that_nothing_reboots(self, teardown: RoleAlone):
         """The role alone has not read the cluster, and so not the gallery that the operator would delete."""
         settings = ("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
-        teardown.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME=Gallery_1")
+        teardown.cluster.annotate(*settings, "IMAGE_GALLERY_NAME=Gallery_1")
         completed = teardown.run()
         assert "The gallery Gallery_1 stays, because its content could not be read (this play has" in completed.stdout
         annotations = teardown.cluster.get(*settings)["metadata"]["annotations"]
@@ -85,7 +85,7 @@ class TestHosted:
         assert "machineconfigpool" not in message
 
     def test_the_removal_resumes_after_the_reboots(self, teardown: RoleAlone):
-        teardown.cluster.kubectl("annotate", "node", *NAMES, f"{REBOOTED}=yes")
+        teardown.cluster.annotate("node", *NAMES, f"{REBOOTED}=yes")
         succeed(teardown)
         assert node_labels(teardown.cluster, INSTALL_STATE) == [None] * 2
         assert not teardown.cluster.get("kataconfigs")["items"]
@@ -96,7 +96,7 @@ def compact(cluster: Cluster) -> None:
     """The workers are the nodes of the control plane."""
     cluster.define(*cluster.definitions)
     openshift.fill(cluster, WORKERS, aws.REGION)
-    cluster.kubectl("label", "node", *NAMES, f"{MASTER_LABEL}=")
+    cluster.label("node", *NAMES, f"{MASTER_LABEL}=")
 
     def is_converged() -> bool:
         pools = {pool["metadata"]["name"]: pool["status"] for pool in cluster.get("machineconfigpools")["items"]}

@@ -55,7 +55,7 @@ class Upgrade(RoleAlone):
 
 def made_by_job(cluster: Cluster, image: str) -> None:
     """Mark the image as the image job does."""
-    cluster.kubectl("annotate", "--overwrite", "configmap", "peer-pods-cm", f"LATEST_AMI_ID={image}", *NAMESPACE_ARGS)
+    cluster.annotate("configmap", "peer-pods-cm", f"LATEST_AMI_ID={image}", *NAMESPACE_ARGS)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
 
 def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, moto: Moto):
     """The credentials are given, and the bucket was deleted after the first image."""
-    world.cluster.kubectl("delete", "pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
     on_moto = replace(upgrade, cloud_environment=moto.environment)
     with upgrade.unchanged():
         completed = on_moto.run_with(**{**CONFIRMED, "operator_install_confirm_image": True})
@@ -189,8 +189,8 @@ def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, mo
 def test_a_renewal(world: World, upgrade: Upgrade):
     """A gallery that cannot be read may have images of other owners: the operator does not find its name."""
     settings = ("configmap", "peer-pods-cm", *NAMESPACE_ARGS)
-    world.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME=Gallery_1")
-    world.cluster.kubectl("annotate", "kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
+    world.cluster.annotate(*settings, "IMAGE_GALLERY_NAME=Gallery_1")
+    world.cluster.annotate("kataconfig", "kata", "argocd.argoproj.io/tracking-id=apps:kata")
     # An owner that exists, and one that was deleted.
     namespace = world.cluster.get("namespace", "default")["metadata"]
     owner = {"apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": namespace["uid"]}
@@ -217,7 +217,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
     assert ("IMAGE_GALLERY_NAME" in meanwhile, meanwhile[KEPT_GALLERY]) == (False, "Gallery_1")
     restored = world.cluster.get(*settings)["metadata"]["annotations"]
     assert (restored["IMAGE_GALLERY_NAME"], KEPT_GALLERY in restored) == ("Gallery_1", False)
-    world.cluster.kubectl("annotate", *settings, "IMAGE_GALLERY_NAME-")
+    world.cluster.annotate(*settings, "IMAGE_GALLERY_NAME-")
     (after,) = upgrade.kata_configs()
     assert after["metadata"]["uid"] != before["metadata"]["uid"]
     assert [after["spec"], *(after["metadata"].get(key) for key in ("name", "labels", "annotations"))] == [
@@ -247,7 +247,7 @@ def test_an_interrupted_renewal_is_resumed(world: World, upgrade: Upgrade):
             "data": {"kataconfig": json.dumps(saved_config), "image": "ami-0"},
         }
     )
-    world.cluster.kubectl("delete", "kataconfig", saved_config["name"], "--wait=true", "--timeout=60s")
+    world.cluster.delete("kataconfig", saved_config["name"])
     wait_for("the image to go", lambda: not upgrade.image(), seconds=20)
     stored = json.dumps(saved_config)
     world.cluster.merge(f"configmap/{BACKUP}", {"data": {"kataconfig": stored[:-1]}}, OPERATOR_NAMESPACE)
@@ -272,7 +272,7 @@ def test_an_image_of_a_user_is_not_renewed(upgrade: Upgrade):
 def test_an_image_that_the_operator_does_not_delete(upgrade: Upgrade):
     """The KataConfig is created again."""
     (before,) = upgrade.kata_configs()
-    upgrade.cluster.kubectl("annotate", "kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
+    upgrade.cluster.annotate("kataconfig", "kata", f"{IMAGE_JOB_FAILS}=delete")
     message = failure_message(upgrade.run_with(**CONFIRMED))
     assert "the operator did not delete the image" in message
     assert [kata_config["spec"] for kata_config in upgrade.kata_configs()] == [before["spec"]]
@@ -290,21 +290,21 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade, run_module:
         # The operator would delete the image if another run restored its ID now.
         attempts.append(run_module("adaptor_config", {"kubeconfig": str(cluster.kubeconfig)}, check=True))
         meanwhile.append(cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS))
-        cluster.kubectl("label", "configmap", "osc-feature-gates", "app.kubernetes.io/part-of-", *NAMESPACE_ARGS)
-        cluster.kubectl("delete", "secret", "peer-pods-secret", *NAMESPACE_ARGS)
+        cluster.label("configmap", "osc-feature-gates", "app.kubernetes.io/part-of-", *NAMESPACE_ARGS)
+        cluster.delete("secret", "peer-pods-secret", *NAMESPACE_ARGS)
         cluster.apply(openshift.POD_VM_CREDENTIALS)
         held = [HOLD]
         wait_for("the operator", lambda: upgrade.kata_configs()[0]["metadata"]["finalizers"] == held, seconds=60)
         cluster.merge("kataconfig/kata", {"metadata": {"finalizers": None}})
 
     # An interrupted teardown has taken the image out, and the operator has made one meanwhile.
-    cluster.kubectl("annotate", "configmap", "peer-pods-cm", f"{KEPT_IMAGE}=ami-mine", *NAMESPACE_ARGS)
+    cluster.annotate("configmap", "peer-pods-cm", f"{KEPT_IMAGE}=ami-mine", *NAMESPACE_ARGS)
     # A run that holds a replacement of cloud-api-adaptor pods was interrupted.
     gates = {"name": "osc-feature-gates", "namespace": OPERATOR_NAMESPACE, "annotations": {HELD: "RollingUpdate"}}
     held_gates = {"caaUpdateStrategy": "OnDelete"}
     cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": gates, "data": held_gates})
     for name in ("configmap/osc-feature-gates", "secret/peer-pods-secret", "kataconfig/kata"):
-        cluster.kubectl("label", name, "app.kubernetes.io/part-of=osc.peerpods", *NAMESPACE_ARGS)
+        cluster.label(name, "app.kubernetes.io/part-of=osc.peerpods", *NAMESPACE_ARGS)
     teardown = replace(upgrade, playbook=ROOT / "playbooks" / "teardown.yml")
     # The parts after one that fails are planned, too.
     with upgrade.unchanged():

@@ -548,7 +548,7 @@ def test_the_node_has_no_free_slot(on_aws: World):
     assert f"Insufficient {RESOURCE}" in found["verify-slot"]["found"]
     # The other pod is not that of a verification.
     assert phase() == "Running"
-    on_aws.cluster.kubectl("delete", "pod", "taken")
+    on_aws.cluster.delete("pod", "taken")
     wait_for("its VM to go", lambda: not on_aws.vms(), seconds=30)
 
 

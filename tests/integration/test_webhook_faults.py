@@ -350,7 +350,7 @@ def test_a_renewed_certificate_loses_nothing_over_http2(cluster, load, failures,
         assert failures(creations) == []
     finally:
         # Creations that fail before the API server has read the registration are not part of a fault.
-        cluster.kubectl("delete", registration["kind"], "by-url", "--ignore-not-found")
+        cluster.delete(registration["kind"], "by-url", "--ignore-not-found")
         processes.stop()
 
 

@@ -120,11 +120,11 @@ def disown(cluster: Cluster, namespace: str) -> None:
     unmark = "app.kubernetes.io/part-of-"
     others = f"metadata.namespace!={namespace}"
     for kind in ("deployments", "poddisruptionbudgets"):
-        cluster.kubectl("label", kind, "-A", "-l", f"app.kubernetes.io/name={NAME}", "--field-selector", others, unmark)
+        cluster.label(kind, "-A", "-l", f"app.kubernetes.io/name={NAME}", "--field-selector", others, unmark)
     for registration in cluster.get("mutatingwebhookconfigurations")["items"]:
         (webhook,) = registration["webhooks"]
         if webhook["clientConfig"]["service"]["namespace"] != namespace:
-            cluster.kubectl("delete", REGISTRATION)
+            cluster.delete(REGISTRATION)
 
 
 @pytest.fixture(scope="module")
@@ -412,7 +412,7 @@ class Aged:
             ),
         )
         # A running pod would also present its previous certificate for a while, which is no longer trusted.
-        own.cluster.kubectl("delete", "pods", "-n", own.namespace, "-l", f"app.kubernetes.io/name={NAME}")
+        own.cluster.delete("pods", "-n", own.namespace, "-l", f"app.kubernetes.io/name={NAME}")
         wait_for(
             "the aged certificate",
             lambda: presented_at(own.variables["webhook_port"]) == self.leaf,
@@ -575,7 +575,7 @@ def test_missing_and_conflicting_settings_are_reported_together(role, cluster: C
     def register(namespace: str, label: str) -> None:
         patch = [{"op": "replace", "path": called, "value": namespace}]
         cluster.kubectl("patch", REGISTRATION, "--type=json", "-p", json.dumps(patch))
-        cluster.kubectl("label", REGISTRATION, f"app.kubernetes.io/part-of{label}")
+        cluster.label(REGISTRATION, f"app.kubernetes.io/part-of{label}")
 
     register("of-another", "-")
     try:
@@ -710,7 +710,7 @@ def operators_webhook(role: Callable[..., Role], cluster: Cluster) -> Iterator[d
             }
         ],
     }
-    cluster.kubectl("delete", "mutatingwebhookconfiguration", OPERATORS_REGISTRATION, "--ignore-not-found")
+    cluster.delete("mutatingwebhookconfiguration", OPERATORS_REGISTRATION, "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")

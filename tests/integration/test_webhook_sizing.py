@@ -66,7 +66,7 @@ def namespace(cluster: Cluster) -> Iterator[None]:
     )
     cluster.kubectl("wait", "-n", NAMESPACE, "resourcequota/all", "--for=jsonpath={.status.used}")
     yield
-    cluster.kubectl("delete", "namespace", "--wait=false", NAMESPACE)
+    cluster.delete("namespace", "--wait=false", NAMESPACE)
 
 
 @pytest.mark.usefixtures("namespace")

@@ -1,8 +1,9 @@
 """Runs the agent as a process, with the permissions that its role grants, against a real API server.
 
 Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)`,
-`merge(name, patch, namespace)` and `kubectl(*arguments, input=None)`, with the PeerPodConfig CRD installed. Each test
-has its own namespace, resource name and nodes, and deletes them, so that tests can share the cluster.
+`merge(name, patch, namespace)`, `label(*arguments)`, `delete(*arguments)` and `kubectl(*arguments, input=None)`, with
+the PeerPodConfig CRD installed. Each test has its own namespace, resource name and nodes, and deletes them, so that
+tests can share the cluster.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class Workspace:
         self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
         self.resource = f"{self.id}.example.com/vm"
         self.label = f"{self.id}.example.com/kata"
-        self._kubectl, self._get, self.apply, self._merge = cluster.kubectl, cluster.get, cluster.apply, cluster.merge
+        self._kubectl, self._get, self.apply = cluster.kubectl, cluster.get, cluster.apply
+        self._merge, self._label, self._delete = cluster.merge, cluster.label, cluster.delete
         self._directory = directory
         self._nodes: list[str] = []
         self._processes: list[subprocess.Popen] = []
@@ -139,7 +141,7 @@ class Workspace:
         )
 
     def delete_config(self, name: str) -> None:
-        self._kubectl("delete", "peerpodconfig", name, "-n", self.id)
+        self._delete("peerpodconfig", name, "-n", self.id)
 
     def node(self, name: str, *, selected: bool = True) -> str:
         """Create a node; returns its full name."""
@@ -270,13 +272,13 @@ class Workspace:
 
     def stop_pod(self, pod: str) -> None:
         """Delete the pod; it stays with a deletionTimestamp, because there is no kubelet."""
-        self._kubectl("delete", "pod", pod, "-n", self.id, "--wait=false")
+        self._delete("pod", pod, "-n", self.id, "--wait=false")
 
     def remove_pod(self, pod: str) -> None:
-        self._kubectl("delete", "pod", pod, "-n", self.id, "--grace-period=0", "--force")
+        self._delete("pod", pod, "-n", self.id, "--grace-period=0", "--force")
 
     def delete(self, kind: str, name: str) -> None:
-        self._kubectl("delete", kind, name, "-n", self.id)
+        self._delete(kind, name, "-n", self.id)
 
     def advertise(self, node: str, limit: int | None, manager: str = "cloud-api-adaptor") -> None:
         """Write only the capacity, as cloud-api-adaptor does when it starts, or stops (None).
@@ -335,7 +337,7 @@ class Workspace:
         return self._get("lease", LEASE, "-n", self.id)["spec"]
 
     def relabel(self, node: str, change: str) -> None:
-        self._kubectl("label", "node", node, change)
+        self._label("node", node, change)
 
     def set_status(self, node: str, value: str | None) -> None:
         """Set the resource as another program."""
@@ -408,10 +410,10 @@ class Workspace:
             process.kill()
             process.wait()
         for kind in ("clusterrolebinding", "clusterrole"):
-            self._kubectl("delete", kind, self.id)
-        self._kubectl("delete", "namespace", self.id, "--wait=false")
+            self._delete(kind, self.id)
+        self._delete("namespace", self.id, "--wait=false")
         if self._nodes:
-            self._kubectl("delete", "node", *self._nodes, "--ignore-not-found", "--wait=false")
+            self._delete("node", *self._nodes, "--ignore-not-found", "--wait=false")
 
 
 class Agent:

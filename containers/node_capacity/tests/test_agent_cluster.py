@@ -156,7 +156,7 @@ def test_after_an_invalid_limit_the_last_valid_one_stays_in_force(workspace, clu
 
     workspace.config("c", "three")
     until(lambda: [record["pool"] for record in agent.log("warning")], ["c"])
-    cluster.kubectl("label", "peerpodconfig", "c", "-n", workspace.id, "unrelated=label")
+    cluster.label("peerpodconfig", "c", "-n", workspace.id, "unrelated=label")
     new_node = workspace.node("late")
     until(lambda: workspace.slots(new_node), ("3", "3"))
     workspace.set_status(node, "0")
@@ -188,7 +188,7 @@ def test_changes_during_a_broken_connection_are_applied_later(workspace, cluster
     link.cut()
     until(lambda: len(agent.log("warning")) >= warnings + 2, True)
     workspace.config("c", "4")
-    cluster.kubectl("delete", "node", deleted)
+    cluster.delete("node", deleted)
     new_node = workspace.node("late")
     link.restore()
     until(lambda: [workspace.slots(changed), workspace.slots(new_node)], [("4", "4")] * 2)

@@ -73,7 +73,7 @@ def test_an_etcd_that_is_restored_from_a_backup(workspace: Workspace, cluster: C
         workspace.config("c", "4")
         # The API server pauses longer and longer before it connects to etcd again.
         until(lambda: workspace.slots(node), ("4", "4"), seconds=90)
-        cluster.kubectl("delete", "node", deleted)
+        cluster.delete("node", deleted)
     until(lambda: (workspace.slots(node), workspace.slots(deleted)), (("3", "3"), ("3", "3")), seconds=90)
     until(lambda: sorted(agent.leads() for agent in agents), [False, True], seconds=60)
     workspace.config("c", "5")
@@ -104,7 +104,7 @@ def test_nodes_that_are_deleted_during_a_limit_change(workspace: Workspace, clus
     workspace.config("c", "3")
     agent = workspace.start()
     until(lambda: set(workspace.all_slots().values()), {("3", "3")})
-    deleting = threading.Thread(target=cluster.kubectl, args=("delete", "node", *nodes[:20], "--wait=false"))
+    deleting = threading.Thread(target=cluster.delete, args=("node", *nodes[:20], "--wait=false"))
     deleting.start()
     for limit in ("4", "5", "6", "7"):
         workspace.config("c", limit)
@@ -153,7 +153,7 @@ def test_an_api_of_peerpodconfigs_that_is_installed_and_removed(workspace: Works
     """Operators from 1.9 on do not install it, upgrades leave it, and users may delete it."""
     node, memory = workspace.node("a"), workspace.node("memory")
     workspace.relabel(memory, "pool=memory")
-    cluster.kubectl("delete", "crd", PEER_POD_CONFIGS)
+    cluster.delete("crd", PEER_POD_CONFIGS)
     workspace.peer_pods_cm("20")
     workspace.daemon_set()
     agent = workspace.start()
@@ -167,7 +167,7 @@ def test_an_api_of_peerpodconfigs_that_is_installed_and_removed(workspace: Works
         # A watch follows the changes.
         workspace.config("memory", "9", selector={"pool": "memory", workspace.label: ""})
         until(lambda: workspace.slots(memory), ("9", "9"), seconds=5)
-        cluster.kubectl("delete", "crd", PEER_POD_CONFIGS)
+        cluster.delete("crd", PEER_POD_CONFIGS)
         until(lambda: workspace.slots(memory), ("20", "20"), seconds=DISCOVERY)
         assert agent.get("/readyz") == 200
     assert workspace.slots(node) == ("20", "20")

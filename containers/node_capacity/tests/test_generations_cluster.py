@@ -318,7 +318,7 @@ def test_a_cordoned_or_deleted_node_is_not_an_error(second, cluster):
     adaptor_ready = ("peerpods_node_adaptor_ready", node)
     assert agent.metrics()[adaptor_ready] == 0
     cluster.kubectl("cordon", node)
-    cluster.kubectl("delete", "node", deleted)
+    cluster.delete("node", deleted)
     until(lambda: adaptor_ready in agent.metrics(), False)
     wait_for_slots(second, {node: "0"})
     assert agent.log("warning") == []

@@ -99,7 +99,7 @@ def test_a_deleted_lease_is_created_again(workspace, cluster):
     agent = workspace.start(LEASE_DURATION_SECONDS="3")
     until(lambda: workspace.slots(node), ("3", "3"))
     holder = workspace.lease()["holderIdentity"]
-    cluster.kubectl("delete", "lease", LEASE, "-n", workspace.id)
+    cluster.delete("lease", LEASE, "-n", workspace.id)
     until(
         lambda: cluster.kubectl("get", "lease", "-n", workspace.id, "-o", "name"),
         f"lease.coordination.k8s.io/{LEASE}\n",

@@ -171,7 +171,7 @@ def test_a_limit_below_the_running_peer_pods_is_reported_and_evicts_none(workspa
     assert len(pods) == 3
     assert not any("deletionTimestamp" in pod["metadata"] for pod in pods)
 
-    cluster.kubectl("delete", "pod", "-n", workspace.id, "runs-0", "--grace-period=0", "--force")
+    cluster.delete("pod", "-n", workspace.id, "runs-0", "--grace-period=0", "--force")
     problem = ("peerpods_pool_problem", "c", "LimitBelowRunning")
     until(lambda: problem in agent.metrics(), False)
 

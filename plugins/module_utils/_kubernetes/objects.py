@@ -106,7 +106,13 @@ class Objects(K8sService):
         return super().replace(resource, _with_uid(definition, existing), existing)
 
     def delete(self, resource: Any, definition: Any, existing: Any = None) -> dict:
-        result = super().delete(resource, definition, existing)
+        try:
+            result = super().delete(resource, definition, existing)
+        except CoreException as error:
+            # Another client has deleted the object since it was read.
+            if getattr(error.__cause__, "status", None) != 404:
+                raise
+            return {}
         if exists(existing) and not self.module.check_mode:
             self.deleted.append(f"{resource.kind} {definition['metadata']['name']}")
         return result
@@ -162,6 +168,8 @@ def write_objects(module: AnsibleK8SModule, judge: Judge) -> dict[str, Any]:
                 module.fail_json(**_with_warnings(failure, warnings))
             result = {"changed": failure.get("changed", False), "result": {}, "error": failure}
         else:
+            if module.params["state"] == "absent" and not module.check_mode:
+                result["changed"] = bool(objects.deleted)
             if result["changed"] and not module.check_mode:
                 name = f"{definition['kind']} {definition['metadata'].get('name', '')}"
                 changed += objects.deleted or [name.strip()]
