@@ -19,6 +19,13 @@ from .processes import wait_for
 # The field managers in managedFields, and the user agent in the audit log.
 MANAGER = "kubectl"
 PATCH_MANAGER = "kubectl-patch"
+
+PatchType = Literal["json", "merge", "strategic"]
+PATCH_TYPES: dict[PatchType, str] = {
+    "json": "application/json-patch+json",
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+}
 USER_AGENT = "kubectl/tests"
 
 DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -152,7 +159,7 @@ class Client:
         patch = {"metadata": {"labels" if command == "label" else "annotations": values}}
         query = urlencode({"fieldManager": f"kubectl-{command}", "fieldValidation": "Strict"})
         for path in self._named(options) or [self._path(item) for item in self._list(options)]:
-            self._request("PATCH", f"{path}?{query}", patch, "application/merge-patch+json")
+            self._request("PATCH", f"{path}?{query}", patch, PATCH_TYPES["merge"])
 
     def _is_deleted(self, path: str, uid: str) -> bool:
         try:
@@ -194,14 +201,21 @@ class Client:
             wait_for(f"kind {kind}", partial(self._resource, kind), seconds=10)
             self._request("PATCH", f"{self._path(item)}?{query}", item, "application/apply-patch+yaml")
 
-    def merge(
-        self, name: str, patch: dict, namespace: str = "default", *, subresource: str = "", manager: str = PATCH_MANAGER
+    def patch(
+        self,
+        name: str,
+        change: dict | list,
+        namespace: str = "default",
+        *,
+        type: PatchType = "merge",
+        subresource: str = "",
+        manager: str = PATCH_MANAGER,
     ) -> None:
-        """Patch the object KIND/NAME as `kubectl patch --type=merge` does."""
+        """Patch the object KIND/NAME as `kubectl patch` does."""
         kind, _slash, name = name.partition("/")
         path = "/".join(filter(None, (self._resource_of(kind).path(namespace, name), subresource)))
         query = urlencode({"fieldManager": manager, "fieldValidation": "Strict"})
-        self._request("PATCH", f"{path}?{query}", patch, "application/merge-patch+json")
+        self._request("PATCH", f"{path}?{query}", change, PATCH_TYPES[type])
 
     def _request(
         self,

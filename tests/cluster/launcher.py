@@ -14,7 +14,7 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
@@ -143,9 +143,13 @@ class Cluster:
         """Create or update objects of any kind, as `kubectl apply --server-side --force-conflicts` does."""
         self._client.apply(*objects)
 
-    def merge(self, name: str, patch: dict, namespace: str = "default", **options: str) -> None:
+    def merge(self, name: str, patch: dict, namespace: str = "default", **options: Any) -> None:
         """Patch the object KIND/NAME as `kubectl patch --type=merge` does; options: subresource, manager."""
-        self._client.merge(name, patch, namespace, **options)
+        self._client.patch(name, patch, namespace, **options)
+
+    def patch(self, name: str, patch: dict | list, namespace: str = "default", **options: Any) -> None:
+        """Patch the object KIND/NAME as `kubectl patch` does; options: type, subresource, manager."""
+        self._client.patch(name, patch, namespace, **options)
 
     def delete(self, *arguments: str) -> None:
         """Delete objects as `kubectl delete` with these arguments does."""

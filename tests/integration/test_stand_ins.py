@@ -340,8 +340,13 @@ def test_1_9_and_newer_migrate(world: World):
     (owner,) = daemon_set(world, old)["metadata"]["ownerReferences"]
     assert owner["name"] == "other"
     world.cluster.delete("peerpodconfig", "other", *NAMESPACE_ARGS)
-    sets = ("get", "daemonsets", *NAMESPACE_ARGS, "-o", "name")
-    wait_for("it to go", lambda: old not in world.cluster.kubectl(*sets), seconds=30)
+
+    def is_gone() -> bool:
+        return old not in (
+            item["metadata"]["name"] for item in world.cluster.get("daemonsets", *NAMESPACE_ARGS)["items"]
+        )
+
+    wait_for("it to go", is_gone, seconds=30)
     wait_for("the limit", lambda: world.advertised() == ["5", "5"], seconds=60)
     assert world.owners() == {None}
     # A write of the same value does not change the field manager, so the old operator still is the manager.

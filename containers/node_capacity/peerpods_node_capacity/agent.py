@@ -319,6 +319,9 @@ class Agent:
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         # The time at which each node in the queue was added.
         self._queued_at: dict[str, float] = {}
+        # Nodes that a worker has taken from the queue. One that changes meanwhile is put back afterwards: two patches
+        # of a node at the same time could arrive in either order.
+        self._in_progress: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._written: dict[str, Written] = {}
         # Nodes in backoff, with the timer that queues them again.
@@ -385,6 +388,7 @@ class Agent:
             self._is_leading = False
             self._queue = asyncio.Queue()
             self._queued_at.clear()
+            self._in_progress.clear()
             self._failures.clear()
             self._written.clear()
             self._end_backoff()
@@ -584,7 +588,8 @@ class Agent:
             return
         if ignore_backoff or not self._is_backing_off(node):
             self._queued_at[node] = asyncio.get_running_loop().time()
-            self._queue.put_nowait(node)
+            if node not in self._in_progress:
+                self._queue.put_nowait(node)
 
     def _is_backing_off(self, node: str) -> bool:
         """Return whether the node stays in backoff: not if its adaptor was ready at the last patch and is not now.
@@ -605,7 +610,7 @@ class Agent:
             del self._backoff_timers[node]
             self._enqueue(node)
 
-        # Two concurrent patches of the node may have failed.
+        # The patch before may have been one that lowers the node.
         if timer := self._backoff_timers.get(node):
             timer.cancel()
         self._backoff_timers[node] = asyncio.get_running_loop().call_later(seconds, requeue)
@@ -619,11 +624,15 @@ class Agent:
         while True:
             name = await self._queue.get()
             queued_at = self._queued_at.pop(name)
+            self._in_progress.add(name)
             if node := self._nodes.items.get(name):
                 await self._reconcile(node, queued_at)
             else:
                 self._failures.pop(name, None)
                 self._written.pop(name, None)
+            self._in_progress.remove(name)
+            if name in self._queued_at:
+                self._queue.put_nowait(name)
 
     async def _reconcile(self, node: Node, queued_at: float) -> None:
         """Patch the node if it does not advertise its target."""

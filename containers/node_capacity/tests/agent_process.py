@@ -1,9 +1,7 @@
 """Runs the agent as a process, with the permissions that its role grants, against a real API server.
 
-Requires the fixture `cluster`: `kubeconfig` (the path of the administrator's), `get(*arguments)`, `apply(*objects)`,
-`merge(name, patch, namespace)`, `label(*arguments)`, `delete(*arguments)` and `kubectl(*arguments, input=None)`, with
-the PeerPodConfig CRD installed. Each test has its own namespace, resource name and nodes, and deletes them, so that
-tests can share the cluster.
+Requires the fixture `cluster` with the CRD of PeerPodConfig. Each test has its own namespace, resource name and nodes,
+and deletes them, so that tests can share the cluster.
 """
 
 from __future__ import annotations
@@ -22,9 +20,11 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from prometheus_client.core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.cluster.launcher import Cluster
 from tests.cluster.processes import free_ports
 
 PROJECT = Path(__file__).parents[1]
@@ -79,12 +79,12 @@ def until(probe: Callable[[], object], expected: object, seconds: float = 30) ->
 class Workspace:
     """The objects of one test: namespace, resource name, service account, nodes and agents."""
 
-    def __init__(self, cluster, directory: Path):
+    def __init__(self, cluster: Cluster, directory: Path):
         self.id = f"nodecap-{uuid.uuid4().hex[:8]}"
         self.resource = f"{self.id}.example.com/vm"
         self.label = f"{self.id}.example.com/kata"
-        self._kubectl, self._get, self.apply = cluster.kubectl, cluster.get, cluster.apply
-        self._merge, self._label, self._delete = cluster.merge, cluster.label, cluster.delete
+        self._cluster = cluster
+        self.apply = cluster.apply
         self._directory = directory
         self._nodes: list[str] = []
         self._processes: list[subprocess.Popen] = []
@@ -120,9 +120,9 @@ class Workspace:
                 "subjects": [account],
             },
         )
-        view = self._kubectl("config", "view", "--raw", "--flatten", "--minify", "-o", "json")
-        self._api = json.loads(view)["clusters"][0]["cluster"]
-        self._token = self._kubectl("create", "token", self.id, "-n", self.id).strip()
+        (administrators,) = yaml.safe_load(cluster.kubeconfig.read_text())["clusters"]
+        self._api = administrators["cluster"]
+        self._token = self._cluster.kubectl("create", "token", self.id, "-n", self.id).strip()
 
     def config(self, name: str, limit: str | None, selector: dict[str, str] | None = None) -> None:
         """Create or change a PeerPodConfig; by default it selects the workspace's labelled nodes."""
@@ -141,7 +141,7 @@ class Workspace:
         )
 
     def delete_config(self, name: str) -> None:
-        self._delete("peerpodconfig", name, "-n", self.id)
+        self._cluster.delete("peerpodconfig", name, "-n", self.id)
 
     def node(self, name: str, *, selected: bool = True) -> str:
         """Create a node; returns its full name."""
@@ -259,26 +259,17 @@ class Workspace:
     def set_ready(self, pod: str, ready: bool) -> None:
         """Set the condition Ready as a kubelet does."""
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-        self._kubectl(
-            "patch",
-            "pod",
-            pod,
-            "-n",
-            self.id,
-            "--subresource=status",
-            "--type=strategic",
-            f"--patch={json.dumps({'status': status})}",
-        )
+        self._cluster.patch(f"pod/{pod}", {"status": status}, self.id, type="strategic", subresource="status")
 
     def stop_pod(self, pod: str) -> None:
         """Delete the pod; it stays with a deletionTimestamp, because there is no kubelet."""
-        self._delete("pod", pod, "-n", self.id, "--wait=false")
+        self._cluster.delete("pod", pod, "-n", self.id, "--wait=false")
 
     def remove_pod(self, pod: str) -> None:
-        self._delete("pod", pod, "-n", self.id, "--grace-period=0", "--force")
+        self._cluster.delete("pod", pod, "-n", self.id, "--grace-period=0", "--force")
 
     def delete(self, kind: str, name: str) -> None:
-        self._delete(kind, name, "-n", self.id)
+        self._cluster.delete(kind, name, "-n", self.id)
 
     def advertise(self, node: str, limit: int | None, manager: str = "cloud-api-adaptor") -> None:
         """Write only the capacity, as cloud-api-adaptor does when it starts, or stops (None).
@@ -289,20 +280,12 @@ class Workspace:
         operation = (
             {"op": "remove", "path": path} if limit is None else {"op": "add", "path": path, "value": str(limit)}
         )
-        self._kubectl(
-            "patch",
-            "node",
-            node,
-            "--subresource=status",
-            "--type=json",
-            f"--field-manager={manager}",
-            f"--patch={json.dumps([operation])}",
-        )
+        self._cluster.patch(f"node/{node}", [operation], type="json", subresource="status", manager=manager)
 
     def share(self, node: str, limit: int) -> None:
         """Become an owner of the capacity by a server-side apply of the same number."""
         status = {"capacity": {self.resource: str(limit)}}
-        self._kubectl(
+        self._cluster.kubectl(
             "apply",
             "--server-side",
             "--subresource=status",
@@ -313,7 +296,7 @@ class Workspace:
         )
 
     def status(self, config: str) -> dict:
-        return self._get("peerpodconfig", config, "-n", self.id).get("status", {})
+        return self._cluster.get("peerpodconfig", config, "-n", self.id).get("status", {})
 
     def condition(self, config: str, kind: str) -> dict:
         (condition,) = (c for c in self.status(config)["conditions"] if c["type"] == kind)
@@ -321,11 +304,13 @@ class Workspace:
 
     def set_conditions(self, config: str, *conditions: dict) -> None:
         """Write status.conditions as another program."""
-        self._merge(f"peerpodconfig/{config}", {"status": {"conditions": conditions}}, self.id, subresource="status")
+        self._cluster.merge(
+            f"peerpodconfig/{config}", {"status": {"conditions": conditions}}, self.id, subresource="status"
+        )
 
     def events(self) -> list[tuple[str, str, int]]:
         """(name of the PeerPodConfig, reason, count) of each Event."""
-        items = self._get("events", "-n", self.id)["items"]
+        items = self._cluster.get("events", "-n", self.id)["items"]
         return sorted(
             (item["involvedObject"]["name"], item["reason"], item["count"])
             for item in items
@@ -334,25 +319,25 @@ class Workspace:
 
     def lease(self) -> dict:
         """The spec of the Lease."""
-        return self._get("lease", LEASE, "-n", self.id)["spec"]
+        return self._cluster.get("lease", LEASE, "-n", self.id)["spec"]
 
     def relabel(self, node: str, change: str) -> None:
-        self._label("node", node, change)
+        self._cluster.label("node", node, change)
 
     def set_status(self, node: str, value: str | None) -> None:
         """Set the resource as another program."""
         status = {"capacity": {self.resource: value}, "allocatable": {self.resource: value}}
-        self._merge(f"node/{node}", {"status": status}, subresource="status")
+        self._cluster.merge(f"node/{node}", {"status": status}, subresource="status")
 
     def slots(self, node: str) -> tuple[str | None, str | None]:
         """(capacity, allocatable) of the resource on the node."""
-        return self._slots(self._get("node", node))
+        return self._slots(self._cluster.get("node", node))
 
     def all_slots(self) -> dict[str, tuple[str | None, str | None]]:
         """(capacity, allocatable) of each node of the workspace."""
         return {
             item["metadata"]["name"]: self._slots(item)
-            for item in self._get("nodes")["items"]
+            for item in self._cluster.get("nodes")["items"]
             if item["metadata"]["name"] in self._nodes
         }
 
@@ -410,10 +395,10 @@ class Workspace:
             process.kill()
             process.wait()
         for kind in ("clusterrolebinding", "clusterrole"):
-            self._delete(kind, self.id)
-        self._delete("namespace", self.id, "--wait=false")
+            self._cluster.delete(kind, self.id)
+        self._cluster.delete("namespace", self.id, "--wait=false")
         if self._nodes:
-            self._delete("node", *self._nodes, "--ignore-not-found", "--wait=false")
+            self._cluster.delete("node", *self._nodes, "--ignore-not-found", "--wait=false")
 
 
 class Agent:
