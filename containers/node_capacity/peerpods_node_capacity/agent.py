@@ -319,8 +319,8 @@ class Agent:
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         # The time at which each node in the queue was added.
         self._queued_at: dict[str, float] = {}
-        # Nodes that a worker has taken from the queue. One that changes meanwhile is put back afterwards: two patches
-        # of a node at the same time could arrive in either order.
+        # Nodes that a worker has taken from the queue. One that changes meanwhile is queued again afterwards: two
+        # patches of a node at the same time could arrive in either order.
         self._in_progress: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._written: dict[str, Written] = {}
