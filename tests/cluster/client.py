@@ -99,7 +99,7 @@ class Client:
             retries=RETRIES,
             timeout=60,
         )
-        # By each name that kubectl accepts, and by apiVersion and kind.
+        # By each name that kubectl accepts, in lower case, and by apiVersion and kind.
         self._resources: dict[str | tuple[str, str], Resource] = {}
 
     def get(self, *arguments: str) -> dict:
@@ -130,7 +130,7 @@ class Client:
             try:
                 answer = self._request("DELETE", path, body)
             except RequestError as error:
-                if error.status == NOT_FOUND and options.ignore_not_found:
+                if error.status == NOT_FOUND and (options.ignore_not_found or options.all):
                     continue
                 raise
             # A Status, or the object if it has finalizers or a grace period.
@@ -245,6 +245,8 @@ class Client:
         return resource
 
     def _resource(self, key: str | tuple[str, str]) -> Resource | None:
+        if isinstance(key, str):
+            key = key.lower()
         if key not in self._resources:
             self._discover()
         return self._resources.get(key)

@@ -376,7 +376,7 @@ class TestWarnAndAudit:
         wait_for("an annotation in the audit log", audited, seconds=10)
 
     def test_a_damaged_annotation_is_reported(self, role: Role, cluster: Cluster):
-        policy = ("validatingadmissionpolicy", "osc-peerpods-namespaces", "--overwrite")
+        policy = ("validatingadmissionpolicy", "osc-peerpods-namespaces")
         stored = role.policy_objects()["ValidatingAdmissionPolicy osc-peerpods-namespaces"]["metadata"]["annotations"]
         cluster.annotate(*policy, "osc.peerpods.io/options=namespaces: []")
         try:
