@@ -198,7 +198,7 @@ def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
         yield
         return
     if mode.module:
-        run_module(cluster, mode.module, {**mode.options, "state": "present"})
+        run_module(cluster, mode.module, {**mode.options, "state": "present", "verify": True})
     else:
         cluster.apply(*mode.objects)
     wait_for(f"the start of mode {mode.name}", lambda: changes(cluster), seconds=30)
@@ -212,7 +212,7 @@ def registered(cluster: Cluster, mode: Mode) -> Iterator[None]:
 
 
 def run_module(cluster: Cluster, module: str, options: dict) -> None:
-    arguments = {"name": NAME, "kubeconfig": str(cluster.kubeconfig), "verify": True, **options}
+    arguments = {"name": NAME, "kubeconfig": str(cluster.kubeconfig), **options}
     ran = subprocess.run(
         ["ansible", "localhost", "-m", f"osc.peerpods.{module}", "-a", json.dumps(arguments)],
         env=ansible_environment(),

@@ -154,20 +154,23 @@ def _modules(task: dict) -> int:
 
 
 def _by_role(tasks: list[dict], requests: list[tuple[float, str, str]], end: float) -> list[Role]:
-    """The time of each role with the roles that it includes, from its first task to that of the next role."""
+    """The time of each role with the roles that it includes: from each of its tasks to the next task of another role.
+
+    The first role also runs the checks of later ones.
+    """
     (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
-    roles = [entry["role"] for entry in play["roles"]]
-    starts: dict[str, float] = {}
-    for task in tasks:
+    roles = {entry["role"]: Role(entry["role"].removeprefix("osc.peerpods."), 0, 0) for entry in play["roles"]}
+    starts = [datetime.fromisoformat(task["duration"]["start"]).timestamp() for task in tasks]
+    current = None
+    for task, start, until in zip(tasks, starts, [*starts[1:], end], strict=True):
         role = task["name"].partition(" : ")[0]
         if role in roles:
-            at = datetime.fromisoformat(task["duration"]["start"]).timestamp()
-            starts.setdefault(role.removeprefix("osc.peerpods."), at)
-    ends = [*list(starts.values())[1:], end]
-    return [
-        Role(role, until - start, sum(start <= at < until for at, _, _ in requests))
-        for (role, start), until in zip(starts.items(), ends, strict=True)
-    ]
+            current = role
+        if current is not None:
+            calls = sum(start <= at < until for at, _, _ in requests)
+            before = roles[current]
+            roles[current] = Role(before.name, before.seconds + until - start, before.kubernetes_calls + calls)
+    return list(roles.values())
 
 
 def table(workers: int, first: Run, later: list[Run], pings: list[float], calls: float) -> str:
