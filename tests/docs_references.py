@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,10 +21,8 @@ WITH_DOCUMENTATION = ("docs", "plugins", "roles")
 
 def provide(directory: Path) -> None:
     """Provide the modules whose name occurs in a file with documentation, and the plugins that modules import."""
-    tracked = subprocess.run(
-        ["git", "ls-files", *WITH_DOCUMENTATION], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    text = "\n".join((ROOT / name).read_text(errors="replace") for name in tracked.stdout.splitlines())
+    files = (path for folder in WITH_DOCUMENTATION for path in (ROOT / folder).rglob("*") if path.is_file())
+    text = "\n".join(path.read_text(errors="replace") for path in files)
     (site_packages,) = (Path(path).parent for path in ansible_collections.__path__)
     for collection in COLLECTIONS:
         relative = Path("ansible_collections", *collection.split("."))
