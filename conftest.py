@@ -6,6 +6,7 @@ tests use different names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ init_plugin_loader([str(ROOT / "collections")])
 # The time of an example depends on the load of the machine.
 settings.register_profile("osc.peerpods", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("osc.peerpods")
+# Without its own frames, a failure of Hypothesis itself has no origin.
+os.environ["HYPOTHESIS_NO_TRACEBACK_TRIM"] = "1"
 
 # The files that take minutes, the slowest first. If one started last, the other workers would wait for it.
 SLOW = (

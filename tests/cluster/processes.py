@@ -137,19 +137,31 @@ def unwind_on_signals() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
-def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports that are free on every address.
+# Names in the kernel that reserve the ports of this process until it ends.
+_reservations: list[socket.socket] = []
 
-    Ephemeral ports are left out: a connection could take one before a program listens on it.
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports that are free on every address. No other process gets them here while this process runs.
+
+    A program takes a second or more to listen on its port, and does not listen while it is restarted. Ephemeral ports
+    are left out: a connection could take one before a program listens on it.
     """
     ports: list[int] = []
-    with contextlib.ExitStack() as stack:
-        while len(ports) < count:
-            # The default generator may be seeded, and would choose the same ports in parallel processes.
-            port = random.SystemRandom().randrange(20_000, 30_000)
-            with contextlib.suppress(OSError):
-                stack.enter_context(socket.socket()).bind(("", port))
-                ports.append(port)
+    while len(ports) < count:
+        # The default generator may be seeded, and would choose the same ports in parallel processes.
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            # An abstract address has no file, and belongs to the network namespace, as ports do.
+            reservation.bind(f"\0osc.peerpods port {port}")
+            with socket.socket() as probe:
+                probe.bind(("", port))
+        except OSError:
+            reservation.close()
+            continue
+        _reservations.append(reservation)
+        ports.append(port)
     return ports
 
 
