@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -159,18 +160,19 @@ def _by_role(tasks: list[dict], requests: list[tuple[float, str, str]], end: flo
     The first role also runs the checks of later ones.
     """
     (play,) = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
-    roles = {entry["role"]: Role(entry["role"].removeprefix("osc.peerpods."), 0, 0) for entry in play["roles"]}
+    roles = [entry["role"] for entry in play["roles"]]
     starts = [datetime.fromisoformat(task["duration"]["start"]).timestamp() for task in tasks]
+    seconds: defaultdict[str, float] = defaultdict(float)
+    calls: Counter[str] = Counter()
     current = None
     for task, start, until in zip(tasks, starts, [*starts[1:], end], strict=True):
         role = task["name"].partition(" : ")[0]
         if role in roles:
             current = role
         if current is not None:
-            calls = sum(start <= at < until for at, _, _ in requests)
-            before = roles[current]
-            roles[current] = Role(before.name, before.seconds + until - start, before.kubernetes_calls + calls)
-    return list(roles.values())
+            seconds[current] += until - start
+            calls[current] += sum(start <= at < until for at, _, _ in requests)
+    return [Role(role.removeprefix("osc.peerpods."), seconds[role], calls[role]) for role in roles]
 
 
 def table(workers: int, first: Run, later: list[Run], pings: list[float], calls: float) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -141,13 +142,13 @@ class Client:
 
     def label(self, *arguments: str) -> None:
         """Change labels as `kubectl label --overwrite` with these arguments does: KEY=VALUE sets, and KEY- removes."""
-        self._change("label", *arguments)
+        self._change("labels", "kubectl-label", arguments)
 
     def annotate(self, *arguments: str) -> None:
         """Change annotations as `kubectl annotate --overwrite` with these arguments does."""
-        self._change("annotate", *arguments)
+        self._change("annotations", "kubectl-annotate", arguments)
 
-    def _change(self, command: Literal["label", "annotate"], *arguments: str) -> None:
+    def _change(self, field: str, manager: str, arguments: Sequence[str]) -> None:
         options = _OPTIONS.parse_intermixed_args(arguments)
         # A name has no "=" and does not end with "-".
         changes = [argument for argument in options.names if "=" in argument or argument.endswith("-")]
@@ -156,10 +157,8 @@ class Client:
         for change in changes:
             key, equals, value = change.partition("=")
             values[key if equals else key.removesuffix("-")] = value if equals else None
-        patch = {"metadata": {"labels" if command == "label" else "annotations": values}}
-        query = urlencode({"fieldManager": f"kubectl-{command}", "fieldValidation": "Strict"})
         for path in self._named(options) or [self._path(item) for item in self._list(options)]:
-            self._request("PATCH", f"{path}?{query}", patch, PATCH_TYPES["merge"])
+            self._patch(path, {"metadata": {field: values}}, "merge", manager)
 
     def _is_deleted(self, path: str, uid: str) -> bool:
         try:
@@ -207,13 +206,16 @@ class Client:
         change: dict | list,
         namespace: str = "default",
         *,
-        type: PatchType = "merge",
+        type: PatchType,
         subresource: str = "",
         manager: str = PATCH_MANAGER,
     ) -> None:
         """Patch the object KIND/NAME as `kubectl patch` does."""
         kind, _slash, name = name.partition("/")
         path = "/".join(filter(None, (self._resource_of(kind).path(namespace, name), subresource)))
+        self._patch(path, change, type, manager)
+
+    def _patch(self, path: str, change: dict | list, type: PatchType, manager: str) -> None:
         query = urlencode({"fieldManager": manager, "fieldValidation": "Strict"})
         self._request("PATCH", f"{path}?{query}", change, PATCH_TYPES[type])
 

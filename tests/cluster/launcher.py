@@ -14,12 +14,12 @@ import tempfile
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import yaml
 
 from .binaries import binaries
-from .client import Client
+from .client import Client, PatchType
 from .pki import CertificateAuthority, KeyPair
 from .pod_network import SOCKET
 from .processes import Processes, free_ports, wait_for
@@ -143,13 +143,15 @@ class Cluster:
         """Create or update objects of any kind, as `kubectl apply --server-side --force-conflicts` does."""
         self._client.apply(*objects)
 
-    def merge(self, name: str, patch: dict, namespace: str = "default", **options: Any) -> None:
+    def merge(self, name: str, patch: dict, namespace: str = "default", **options: str) -> None:
         """Patch the object KIND/NAME as `kubectl patch --type=merge` does; options: subresource, manager."""
-        self._client.patch(name, patch, namespace, **options)
+        self._client.patch(name, patch, namespace, type="merge", **options)
 
-    def patch(self, name: str, patch: dict | list, namespace: str = "default", **options: Any) -> None:
-        """Patch the object KIND/NAME as `kubectl patch` does; options: type, subresource, manager."""
-        self._client.patch(name, patch, namespace, **options)
+    def patch(
+        self, name: str, patch: dict | list, namespace: str = "default", *, type: PatchType, **options: str
+    ) -> None:
+        """Patch the object KIND/NAME as `kubectl patch --type=…` does; options: subresource, manager."""
+        self._client.patch(name, patch, namespace, type=type, **options)
 
     def delete(self, *arguments: str) -> None:
         """Delete objects as `kubectl delete` with these arguments does."""
