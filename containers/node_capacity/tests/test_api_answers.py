@@ -9,7 +9,7 @@ import resource
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
@@ -636,12 +636,15 @@ PEER_POD = {
 class Contested:
     """An API server with the node w, which another program keeps resetting, its cloud-api-adaptor and one peer pod.
 
-    A test sends the events of the watches, by path; `slots` has the values of the agent's patches.
+    A test sends the events of the watches, by path; `slots` has the values of the agent's patches, `patched_at` their
+    times. The API server rejects the patches of which `rejected` has the index.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rejected: Collection[int] = ()) -> None:
         self._events: dict[str, list[dict]] = {"/api/v1/nodes": [], ADAPTORS: [], PODS: []}
+        self._rejected = rejected
         self.slots: list[str] = []
+        self.patched_at: list[float] = []
 
     def node(self, slots: str) -> None:
         quantities = {"capacity": {VM: slots}, "allocatable": {VM: slots}}
@@ -666,7 +669,10 @@ class Contested:
     def __call__(self, request: dict) -> tuple[int, dict, bytes]:
         match request:
             case {"method": "PATCH", "path": path, "body": body} if path == WORKER_STATUS:
+                self.patched_at.append(request["at"])
                 self.slots.append(json.loads(body)["status"]["capacity"][VM])
+                if len(self.slots) - 1 in self._rejected:
+                    return json_answer(status(500, "not now"), 500)
                 return default_answer(request)
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
@@ -681,6 +687,27 @@ class Contested:
             case _:
                 return default_answer(request)
 
+    async def patched(self, *slots: str) -> None:
+        """Wait until the agent has sent these patches, and no others."""
+        while self.slots != list(slots):
+            assert self.slots == list(slots)[: len(self.slots)]
+            await asyncio.sleep(0.02)
+
+    def run(self, play: Callable[[], Awaitable[None]]) -> None:
+        """Run an agent until `play` ends."""
+
+        async def run_in_time() -> None:
+            kube = Kube()
+            running = Agent(kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me")
+            task = asyncio.create_task(running.run())
+            async with asyncio.timeout(20):
+                await play()
+            task.cancel()
+            await asyncio.wait([task])
+            await kube.close()
+
+        asyncio.run(run_in_time())
+
 
 @pytest.mark.parametrize("pod_first", [False, True])
 def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
@@ -689,12 +716,8 @@ def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
     monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda *_: 0)
     monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
     contested = Contested()
+    patched = contested.patched
     scripted(contested)
-
-    async def patched(*slots: str) -> None:
-        while contested.slots != list(slots):
-            assert contested.slots == list(slots)[: len(contested.slots)]
-            await asyncio.sleep(0.02)
 
     async def play() -> None:
         await patched("3")
@@ -728,17 +751,30 @@ def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
         contested.end_pod()
         await patched("3", "3", "1", "1", "0")
 
-    async def run_in_time() -> None:
-        kube = Kube()
-        running = Agent(kube, replace(SETTINGS, require_ready_adaptor=True, count_peer_pods=True), "me")
-        task = asyncio.create_task(running.run())
-        async with asyncio.timeout(20):
-            await play()
-        task.cancel()
-        await asyncio.wait([task])
-        await kube.close()
+    contested.run(play)
 
-    asyncio.run(run_in_time())
+
+def test_a_rejected_patch_that_lowers_a_node_restarts_its_backoff(scripted, monkeypatch):
+    """If the wait for the patch before went on, the rejected one would be repeated too early."""
+    shorter, longer = 3, 4
+    waits = chain([shorter], repeat(longer))
+    monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: next(waits))
+    monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda *_: 0)
+    monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
+    contested = Contested(rejected=[2])
+    scripted(contested)
+
+    async def play() -> None:
+        await contested.patched("3")
+        contested.node("3")
+        contested.node("1")
+        await contested.patched("3", "3")
+        contested.node("3")
+        contested.adaptor("False")
+        await contested.patched("3", "3", "1", "1")
+
+    contested.run(play)
+    assert contested.patched_at[3] - contested.patched_at[2] >= longer
 
 
 def test_a_rotated_token_is_read_again(scripted, tmp_path):
