@@ -70,12 +70,12 @@ def test_objects_are_deleted_as_by_kubectl(cluster: Cluster):
     """kubectl waits for finalizers, and fails if there is no such object."""
     cluster.kubectl("create", "configmap", "held")
     cluster.merge("configmap/held", {"metadata": {"finalizers": ["example.com/hold"]}})
-    cluster.delete("configmap", "held", "--wait=false")
     with ThreadPoolExecutor() as executor:
         deletion = executor.submit(cluster.delete, "configmap", "held")
         wait_for(
             "the deletion", lambda: cluster.get("configmap", "held")["metadata"].get("deletionTimestamp"), seconds=10
         )
+        cluster.delete("configmap", "held", "--wait=false")
         assert not deletion.done()
         cluster.merge("configmap/held", {"metadata": {"finalizers": None}})
         deletion.result()
