@@ -1,4 +1,4 @@
-"""A client of the stand-ins, with paths and dicts.
+"""Requests to an API server, with paths and dicts: those of the stand-ins and of client.py.
 
 A cluster has three programs with it, and Kubernetes' client library takes a fifth of a second of CPU time to import.
 """
@@ -8,23 +8,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import urllib3
 import yaml
 
+JSON = "application/json"
 
-class ApiError(Exception):
-    """The API server has rejected a request."""
 
-    def __init__(self, status: int, body: str):
-        super().__init__(f"{status}: {body}")
-        self.status, self.body = status, body
+class ApiError(RuntimeError):
+    """The API server rejected a request, with this HTTP status."""
+
+    def __init__(self, request: str, status: int, body: str):
+        super().__init__(f"{request}: {status} {body}")
+        self.status = status
 
 
 class Api:
-    """The API server and the user of a kubeconfig with a client certificate, as launcher.py writes it."""
+    """The API server and the user of a kubeconfig with a client certificate, as launcher.py writes it.
 
-    def __init__(self, kubeconfig: str):
+    `pool` has options of urllib3's PoolManager.
+    """
+
+    def __init__(self, kubeconfig: str, **pool: Any):
         with open(kubeconfig) as file:
             settings = yaml.safe_load(file)
         (cluster,), (user,) = settings["clusters"], settings["users"]
@@ -35,10 +41,13 @@ class Api:
             key_file=user["user"]["client-key"],
             # A thread for each kind watches its objects.
             maxsize=32,
+            **pool,
         )
 
-    def request(self, method: str, path: str, body: object = None, content_type: str = "application/json") -> dict:
-        return json.loads(self._response(method, path, body, content_type).data)
+    def request(
+        self, method: str, path: str, body: object = None, content_type: str = JSON, accept: str = JSON
+    ) -> dict:
+        return json.loads(self._response(method, path, body, content_type, accept).data)
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The lines of a watch, until the API server ends it."""
@@ -50,7 +59,8 @@ class Api:
         method: str,
         path: str,
         body: object = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         *,
         is_stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
@@ -58,11 +68,11 @@ class Api:
             method,
             self.server + path,
             body=None if body is None else json.dumps(body),
-            headers={"Accept": "application/json", "Content-Type": content_type},
+            headers={**self._http.headers, "Accept": accept, "Content-Type": content_type},
             preload_content=not is_stream,
         )
         if response.status >= 400:
-            raise ApiError(response.status, response.data.decode())
+            raise ApiError(f"{method} {path}", response.status, response.data.decode())
         return response
 
     def list(self, path: str) -> list[dict]:

@@ -6,7 +6,6 @@ kubectl takes a sixth of a second of CPU time for a request of two milliseconds,
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from urllib.parse import urlencode
 
 import urllib3
 
+from .api import JSON, Api, ApiError
 from .processes import wait_for
 
 # The field managers in managedFields, and the user agent in the audit log.
@@ -54,16 +54,7 @@ _DELETE.add_argument("--wait", choices=("true", "false"), default="true")
 # The seconds that a deletion waits for finalizers and controllers.
 DELETION_TIMEOUT = 60
 
-
 NOT_FOUND = 404
-
-
-class RequestError(RuntimeError):
-    """The API server rejected a request, with this HTTP status."""
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -88,18 +79,10 @@ RETRIES = urllib3.Retry(total=10, connect=0, read=0, allowed_methods=None, raise
 
 
 class Client:
-    """The administrator of one API server."""
+    """The user of a kubeconfig."""
 
-    def __init__(self, server: str, ca_file: str, certificate_file: str, key_file: str):
-        self._server = server
-        self._http = urllib3.PoolManager(
-            ca_certs=ca_file,
-            cert_file=certificate_file,
-            key_file=key_file,
-            maxsize=8,
-            retries=RETRIES,
-            timeout=60,
-        )
+    def __init__(self, kubeconfig: str):
+        self._api = Api(kubeconfig, headers={"User-Agent": USER_AGENT}, retries=RETRIES, timeout=60)
         # By each name that kubectl accepts, in lower case, and by apiVersion and kind.
         self._resources: dict[str | tuple[str, str], Resource] = {}
 
@@ -130,7 +113,7 @@ class Client:
         for path in paths:
             try:
                 answer = self._request("DELETE", path, body)
-            except RequestError as error:
+            except ApiError as error:
                 if error.status == NOT_FOUND and (options.ignore_not_found or options.all):
                     continue
                 raise
@@ -163,7 +146,7 @@ class Client:
     def _is_deleted(self, path: str, uid: str) -> bool:
         try:
             return self._request("GET", path)["metadata"]["uid"] != uid
-        except RequestError as error:
+        except ApiError as error:
             if error.status == NOT_FOUND:
                 return True
             raise
@@ -219,26 +202,11 @@ class Client:
         query = urlencode({"fieldManager": manager, "fieldValidation": "Strict"})
         self._request("PATCH", f"{path}?{query}", change, PATCH_TYPES[type])
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        content_type: str = "application/json",
-        accept: str = "application/json",
-    ) -> dict:
+    def _request(self, method: str, path: str, body: Any = None, content_type: str = JSON, accept: str = JSON) -> dict:
         try:
-            response = self._http.request(
-                method,
-                self._server + path,
-                body=None if body is None else json.dumps(body),
-                headers={"User-Agent": USER_AGENT, "Content-Type": content_type, "Accept": accept},
-            )
+            return self._api.request(method, path, body, content_type, accept)
         except urllib3.exceptions.HTTPError as error:
             raise RuntimeError(f"{method} {path}: {error}") from error
-        if response.status >= 400:
-            raise RequestError(f"{method} {path}: {response.status} {response.data.decode()}", response.status)
-        return json.loads(response.data)
 
     def _resource_of(self, key: str | tuple[str, str]) -> Resource:
         resource = self._resource(key)

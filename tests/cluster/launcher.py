@@ -303,12 +303,7 @@ class Cluster:
                 *self._egress_selector(),
             ],
         )
-        self.user_kubeconfig("admin", "system:masters")
-        self._client = Client(
-            self.server,
-            self._ca_file,
-            *(str(self.directory / f"admin.{end}") for end in ("crt", "key")),
-        )
+        self._client = Client(str(self.user_kubeconfig("admin", "system:masters")))
         self._wait_for_api_server()
 
     def _start_controllers(self) -> None:

@@ -266,7 +266,7 @@ def is_passing(error: ApiError) -> bool:
     """Whether the same request may succeed later: after a conflict, if an object or its namespace was deleted
     meanwhile, or if the API server is busy or stops.
     """
-    ends = error.status == 403 and "is being terminated" in str(error.body)
+    ends = error.status == 403 and "is being terminated" in str(error)
     return ends or error.status in (404, 409, 410, 429) or error.status >= 500
 
 

@@ -167,7 +167,7 @@ def peer_pods(cluster: Cluster) -> Iterator[Callable[[int], None]]:
                 answer = api.request("POST", "/api/v1/namespaces/default/pods?dryRun=All", PEER_POD)
                 created.append(answer["spec"]["containers"][0]["resources"]["limits"][RESOURCE])
             except ApiError as error:
-                refused.append(error.body)
+                refused.append(str(error))
 
     def wait_for_more(count: int) -> None:
         target = len(created) + count
