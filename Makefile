@@ -57,6 +57,8 @@ demo: .venv/installed packages
 STAGES ?= $(if $(filter 1/%,$(SHARD)),checks) unit integration
 
 test:
+	@[[ "$(SHARD)" =~ ^([0-9]+)/([0-9]+)$$ ]] && ((1 <= BASH_REMATCH[1] && BASH_REMATCH[1] <= BASH_REMATCH[2])) \
+	  || { echo "SHARD must be a number and a count, such as 1/2 or 2/2; got '$(SHARD)'."; exit 1; }
 	@took=""; \
 	for stage in $(STAGES); do \
 	  echo "== $$stage"; \

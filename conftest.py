@@ -7,7 +7,8 @@ tests use different names.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,16 @@ SLOW = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--shard", default="1/1", help="run a part of the files: 1/2 or 2/2")
+    parser.addoption("--shard", type=parse_shard, default="1/1", help="run a part of the files: 1/2 or 2/2")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(1, 2) of `1/2`. Any other text would select a wrong part of the files, and the run would succeed."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    number, of = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= of:
+        raise pytest.UsageError(f"--shard must be a number and a count, such as 1/2 or 2/2; got '{text}'.")
+    return number, of
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -79,15 +89,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("integration")
     sharing = {_file(item) for item in items if _shares_cluster(item)}
     items.sort(key=lambda item: (_file(item) in sharing, _position(item)))
-    shard = _shard(items, *map(int, config.getoption("shard").split("/")))
-    config.hook.pytest_deselected(items=list(set(items) - set(shard)))
-    items[:] = shard
+    files = shard(map(_file, items), *config.getoption("shard"))
+    config.hook.pytest_deselected(items=[item for item in items if _file(item) not in files])
+    items[:] = [item for item in items if _file(item) in files]
 
 
-def _shard(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
-    """The tests of every `of`-th file, in the order in which they run."""
-    files = set(list(dict.fromkeys(map(_file, items)))[number - 1 :: of])
-    return [item for item in items if _file(item) in files]
+def shard(files: Iterable[str], number: int, of: int) -> set[str]:
+    """Every `of`-th file of those of the tests, in the order in which they run."""
+    return set(list(dict.fromkeys(files))[number - 1 :: of])
 
 
 def _file(item: pytest.Item) -> str:
