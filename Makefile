@@ -19,7 +19,7 @@ PYTEST := .venv/bin/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder
 # Installed as root if they are missing; without them `make demo` runs the webhook and the agent as plain processes.
 CONTAINER_PACKAGES := podman buildah runc iptables netavark aardvark-dns catatonit mmdebstrap
 
-.PHONY: help demo test checks lint sanity docs unit integration coverage screenshots molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
+.PHONY: help demo test checks style lint sanity docs unit integration coverage screenshots molecule fuzz bench-modules bench-webhook bench-admission bench-agent bench-limit bench-site collection images release publish programs packages browser h2load requirements clean
 
 help:
 	@echo "make demo             set up peer pods on a cluster on this machine, and show the result"
@@ -59,23 +59,29 @@ STAGES ?= $(if $(filter 1/%,$(SHARD)),checks) unit integration
 test:
 	@[[ "$(SHARD)" =~ ^([0-9]+)/([0-9]+)$$ ]] && ((1 <= BASH_REMATCH[1] && BASH_REMATCH[1] <= BASH_REMATCH[2])) \
 	  || { echo "SHARD must be a number and a count, such as 1/2 or 2/2; got '$(SHARD)'."; exit 1; }
-	@took=""; \
+	@trap 'printf "%s%6d s  all\n" "$$took" $$SECONDS' EXIT; \
 	for stage in $(STAGES); do \
 	  echo "== $$stage"; \
-	  began=$$SECONDS; \
-	  $(MAKE) --no-print-directory $$stage || { echo "== $$stage failed after $$((SECONDS - began)) s"; exit 1; }; \
-	  took+="$$(printf '%6d s  %s' $$((SECONDS - began)) $$stage)"$$'\n'; \
-	done; \
-	printf '%s%6d s  all\n' "$$took" $$SECONDS
+	  began=$$SECONDS; result=""; \
+	  $(MAKE) --no-print-directory $$stage || result=" failed"; \
+	  took+="$$(printf '%6d s  %s' $$((SECONDS - began)) "$$stage$$result")"$$'\n'; \
+	  [ -z "$$result" ] || exit 1; \
+	done
 
-# In parallel: each uses one core for most of its time.
+# What takes seconds first; then the others in parallel, since each uses one core for most of its time.
 checks: .venv/installed
-	$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint sanity docs
+	$(MAKE) --no-print-directory style
+	$(MAKE) --no-print-directory --jobs=3 --output-sync=recurse timed-lint timed-sanity timed-docs
 
-lint: .venv/installed
+timed-%:
+	@$(MAKE) --no-print-directory $* && echo "== $*: $$SECONDS s" || { echo "== $* failed after $$SECONDS s"; exit 1; }
+
+style: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m tests.style
+
+lint: style
 	.venv/bin/mypy
 	PYTHONPATH=collections:containers/webhook:containers/node_capacity .venv/bin/lint-imports --no-cache --no-logo
 	ANSIBLE_COLLECTIONS_PATH=collections .venv/bin/ansible-lint --offline -q

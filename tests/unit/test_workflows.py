@@ -97,9 +97,8 @@ def test_the_unit_tests_run_on_every_python() -> None:
 
 
 def test_the_commit_hooks_are_the_commands_of_make_lint() -> None:
-    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
-    assert recipe
-    commands = {line.strip().partition(" || ")[0] for line in recipe[1].splitlines()}
+    recipes = re.findall(r"^(?:style|lint):.*\n((?:\t.*\n)+)", MAKEFILE, re.MULTILINE)
+    commands = {line.strip().partition(" || ")[0] for line in "".join(recipes).splitlines()}
     configuration = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     hooks = {hook["entry"].removeprefix("env ") for repo in configuration["repos"] for hook in repo["hooks"]}
     assert hooks == commands
