@@ -43,6 +43,11 @@ def steps() -> list[tuple[str, dict, dict]]:
     ]
 
 
+def using(action: str) -> list[tuple[dict, dict]]:
+    """The steps with the action, each with its job."""
+    return [(job, step) for _, job, step in steps() if step.get("uses", "").startswith(f"{action}@")]
+
+
 def expand(text: str, values: dict) -> str:
     return re.sub(r"\$\{\{ matrix\.([\w-]+) \}\}", lambda match: values[match[1]], text)
 
@@ -63,6 +68,13 @@ def test_a_workflow_runs_a_target_of_the_makefile(job: dict, step: dict) -> None
             assert match[1] in TARGETS
 
 
+@pytest.mark.parametrize("job", [job for job, _ in using("actions/setup-python")])
+def test_a_job_runs_with_the_python_that_it_sets_up(job: dict) -> None:
+    """By default, make would create .venv with the Python of the distribution."""
+    first = next(step["run"] for step in job["steps"] if "run" in step)
+    assert "PYTHON=python3" in first.split()
+
+
 @pytest.mark.parametrize("step", [pytest.param(step, id=name) for name, _, step in steps() if "uses" in step])
 def test_an_action_is_pinned_to_a_commit(step: dict) -> None:
     assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", step["uses"])
@@ -81,8 +93,15 @@ def test_the_files_that_a_workflow_names_exist(step: dict) -> None:
             re.findall(r"'(.+?)'", arguments) for arguments in re.findall(r"hashFiles\((.+?)\)", value)
         ):
             assert list(ROOT.glob(pattern)), pattern
-    path = step["with"].get("path", "")
-    assert path in ("", "~/.cache/osc.peerpods") or path in MAKEFILE
+    if not step["uses"].startswith("actions/cache@"):
+        assert step["with"].get("path", "") in MAKEFILE
+
+
+def test_the_cache_has_the_programs_that_are_built_and_nothing_else() -> None:
+    """Clusters start with data that only root can read, and environments depend on other files than the key."""
+    ((_, step),) = using("actions/cache")
+    modules = {path.parent.name for path in ROOT.glob("tests/*/go.mod") if "\ntool " in path.read_text()}
+    assert set(step["with"]["path"].split()) == {f"~/.cache/osc.peerpods/{module}" for module in modules}
 
 
 def test_the_sanity_tests_run_on_every_combination_that_exists() -> None:
