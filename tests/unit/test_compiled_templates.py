@@ -49,10 +49,14 @@ def rendered() -> list[str]:
     return results
 
 
-def test_the_results_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    expected = rendered()
+@pytest.fixture(autouse=True)
+def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
     for method in ("compile", "compile_expression"):
         monkeypatch.setattr(AnsibleEnvironment, method, getattr(AnsibleEnvironment, method))
+
+
+def test_the_results_are_the_same(tmp_path: Path):
+    expected = rendered()
     keep_compiled_templates(tmp_path)
     assert rendered() == expected
     kept = {path: path.stat().st_ino for path in tmp_path.iterdir()}
@@ -62,3 +66,14 @@ def test_the_results_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(kept) == len(TEMPLATES) + len(EXPRESSIONS) - invalid
     assert rendered() == expected
     assert {path: path.stat().st_ino for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xe3", bytes(9)], ids=["empty", "truncated", "zeros"])
+def test_a_damaged_file_is_written_again(tmp_path: Path, damaged: bytes):
+    keep_compiled_templates(tmp_path)
+    expected = rendered()
+    kept = list(tmp_path.iterdir())
+    for path in kept:
+        path.write_bytes(damaged)
+    assert rendered() == expected
+    assert damaged not in [path.read_bytes() for path in kept]
