@@ -10,6 +10,7 @@ arguments and output.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import functools
@@ -20,6 +21,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import IO, Any
@@ -39,6 +41,9 @@ CORE = tuple(int(part) for part in __version__.split(".")[:2])
 # The serialization profile of arguments and results from ansible-core 2.19 on, for modules that do not choose one.
 PROFILE = "legacy"
 HAS_PROFILES = hasattr(basic, "_ANSIBLE_PROFILE")
+
+# The seconds that a module has to end, for example if its task has timed out.
+EXIT_SECONDS = 5
 
 
 def preload(module: str, *aws_services: str) -> None:
@@ -165,13 +170,25 @@ def run_forked(main: Callable[[], None], parameters: bytes) -> dict[str, Any]:
         finally:
             # The timeout of the task, or the end of the run.
             if status is None:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                _end(child)
         return {
             "rc": os.waitstatus_to_exitcode(status),
             "stdout": _text(stdout),
             "stderr": _text(stderr),
         }
+
+
+def _end(child: int) -> None:
+    """End a module that runs, if possible after it has removed its files."""
+    os.kill(child, signal.SIGTERM)
+    deadline = time.monotonic() + EXIT_SECONDS
+    while time.monotonic() < deadline:
+        pid, _status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def _text(file: IO[bytes]) -> str:
@@ -182,6 +199,11 @@ def _text(file: IO[bytes]) -> str:
 def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Run the module in the forked process. Never returns: no code of the worker may run in this process afterwards."""
     code = 1
+    # The worker's handlers are not the module's: they would delete the temporary directory of the controller.
+    atexit._clear()
+    # Those of the worker would end this process without its handlers of the exit.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_signal: sys.exit(1))
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(stdout.fileno(), 1)
@@ -200,6 +222,8 @@ def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], 
     except Exception:  # noqa: BLE001 - any exception is part of the module's output.
         traceback.print_exc()
     finally:
+        # Kubernetes' client writes the keys of a kubeconfig to files, and deletes them then.
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

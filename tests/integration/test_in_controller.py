@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cluster.processes import wait_for
 from tests.support import JSON_OUTPUT, ansible_environment
 
 # The text that ansible prints with -vvv when it starts a module.
@@ -21,6 +25,27 @@ INFO = "osc.peerpods.cluster_info"
 SECRET = "not-to-be-seen"
 
 
+def started(
+    directory: Path, *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
+) -> subprocess.Popen[str]:
+    playbook = directory / "play.yml"
+    playbook.write_text(yaml.safe_dump([{"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **of_play}]))
+    environment = {
+        **JSON_OUTPUT,
+        "HOME": str(directory),
+        "ANSIBLE_ASYNC_DIR": str(directory / "async"),
+        **(settings or {}),
+    }
+    return subprocess.Popen(
+        ["ansible-playbook", "-vvv", "-i", "localhost,elsewhere,", str(playbook)],
+        env=ansible_environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
     """Run a play of these tasks; returns their results by name, and the output of ansible with -vvv."""
@@ -28,21 +53,8 @@ def play(tmp_path: Path) -> Callable[..., tuple[dict[str, dict], str]]:
     def play(
         *tasks: dict, hosts: str = "localhost", settings: dict | None = None, **of_play
     ) -> tuple[dict[str, dict], str]:
-        playbook = tmp_path / "play.yml"
-        playbook.write_text(yaml.safe_dump([{"hosts": hosts, "gather_facts": False, "tasks": list(tasks), **of_play}]))
-        environment = {
-            **JSON_OUTPUT,
-            "HOME": str(tmp_path),
-            "ANSIBLE_ASYNC_DIR": str(tmp_path / "async"),
-            **(settings or {}),
-        }
-        printed = subprocess.run(
-            ["ansible-playbook", "-vvv", "-i", "localhost,elsewhere,", str(playbook)],
-            env=ansible_environment(environment),
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
+        with started(tmp_path, *tasks, hosts=hosts, settings=settings, **of_play) as run:
+            printed, _errors = run.communicate()
         (played,) = json.loads(printed[printed.index("\n{\n") :])["plays"]
         return {task["task"]["name"]: next(iter(task["hosts"].values())) for task in played["tasks"]}, printed
 
@@ -71,18 +83,69 @@ def test_a_module_runs_in_the_controller_for_each_item_with_the_defaults_of_its_
     assert STARTED not in printed
 
 
-def test_the_timeout_of_the_task_ends_a_module(play):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        host = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        task = {"name": "info", INFO: {"host": host, "api_key": "any"}, "timeout": 2}
-        results, _printed = play({**task, "ignore_errors": True}, **LOCAL)
-        assert "imed out after 2 second" in results["info"]["msg"]
-        silent.settimeout(10)
-        connection, _address = silent.accept()
-        with connection:
-            connection.settimeout(10)
-            while connection.recv(4096):
-                pass  # The module has ended.
+def inline(kubeconfig: Path) -> dict:
+    """The content of a kubeconfig, with the content of the files that it names."""
+    content = yaml.safe_load(kubeconfig.read_text())
+    for entry in (content["clusters"][0]["cluster"], content["users"][0]["user"]):
+        for name in entry.keys() - {"server"}:
+            entry[f"{name}-data"] = base64.b64encode(Path(entry.pop(name)).read_bytes()).decode()
+    return content
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
+    """Find the files with a key that modules leave in the directory for temporary files."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    return lambda: [path for path in temporary.iterdir() if b"PRIVATE KEY" in path.read_bytes()]
+
+
+def test_a_module_leaves_no_key_behind(cluster, play, keys, tmp_path: Path):
+    """Kubernetes' client writes what a kubeconfig contains to files, and deletes them at its exit."""
+    kubeconfig = inline(cluster.kubeconfig)
+    (tmp_path / "inline").write_text(yaml.safe_dump(kubeconfig))
+    results, printed = play(
+        {"name": "module", INFO: {"kubeconfig": str(tmp_path / "inline")}},
+        {"name": "of kubernetes.core", "osc.peerpods.k8s_info": {"kubeconfig": kubeconfig, "kind": "Node"}},
+        **LOCAL,
+    )
+    assert results["module"]["is_openshift"]
+    assert results["of kubernetes.core"]["resources"]
+    assert STARTED not in printed
+    assert keys() == []
+
+
+@pytest.fixture
+def silent(cluster, tmp_path: Path) -> Iterator[tuple[dict, Callable[[], socket.socket]]]:
+    """A task with a module that waits for an API server, and a function that returns its connection."""
+    kubeconfig = inline(cluster.kubeconfig)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        kubeconfig["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "silent").write_text(yaml.safe_dump(kubeconfig))
+        yield {"name": "info", INFO: {"kubeconfig": str(tmp_path / "silent")}}, lambda: server.accept()[0]
+
+
+def test_the_timeout_of_the_task_ends_a_module(play, silent, keys):
+    task, accept = silent
+    results, _printed = play({**task, "timeout": 2, "ignore_errors": True}, **LOCAL)
+    assert "imed out after 2 second" in results["info"]["msg"]
+    with accept() as connection:
+        connection.settimeout(10)
+        while connection.recv(4096):
+            pass  # The module has ended.
+    assert keys() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_module_leaves_no_key_behind(silent, keys, tmp_path: Path, number: signal.Signals):
+    task, accept = silent
+    with started(tmp_path, task, **LOCAL) as run, accept():
+        assert keys()
+        os.killpg(run.pid, number)
+        run.communicate(timeout=30)
+        wait_for("the end of the module", lambda: not keys(), seconds=30)
 
 
 def test_a_module_that_cannot_run_in_the_controller_is_started_as_a_process(cluster, play, tmp_path: Path):
