@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import resource
 import ssl
 import threading
@@ -586,10 +587,6 @@ def test_a_failed_patch_is_retried(scripted):
     run_until(agent, lambda: api.count(method="PATCH", path="/api/v1/nodes/w/status") == 4)
 
 
-# Seconds in which a watch of a scripted API server has delivered two events.
-QUIET = 1
-
-
 def test_a_node_that_changes_during_its_patch_is_patched_again_afterwards(scripted):
     """Two patches at the same time could arrive in either order."""
     first_sent, change_read = threading.Event(), threading.Event()
@@ -604,17 +601,18 @@ def test_a_node_that_changes_during_its_patch_is_patched_again_afterwards(script
                 most_in_progress.append(len(in_progress))
                 if not first_sent.is_set():
                     first_sent.set()
-                    change_read.wait(10)
-                    time.sleep(QUIET)
+                    assert change_read.wait(10)
                 in_progress.remove(body)
                 return default_answer(request)
             case {"path": "/api/v1/nodes", "watch": False}:
                 return page("5", worker("w", "5"))
             case {"path": "/api/v1/nodes", "version": "5"}:
-                first_sent.wait(10)
+                assert first_sent.wait(10)
                 return json_answer({"type": "MODIFIED", "object": changed})
-            case {"path": "/api/v1/nodes", "watch": True}:
-                change_read.set()
+            case {"path": "/api/v1/nodes", "watch": True, "version": version}:
+                # The agent has read the change, and a bookmark after it: it would have sent a second patch by now.
+                if version == "7":
+                    change_read.set()
                 return bookmark("7")
             case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
@@ -636,15 +634,18 @@ PEER_POD = {
 class Contested:
     """An API server with the node w, which another program keeps resetting, its cloud-api-adaptor and one peer pod.
 
-    A test sends the events of the watches, by path; `slots` has the values of the agent's patches, `patched_at` their
-    times. The API server rejects the patches of which `rejected` has the index.
+    A test sends the events of the watches, by path; `slots` has the values of the agent's patches. The API server
+    rejects the patches of which `rejected` has the index.
     """
 
-    def __init__(self, rejected: Collection[int] = ()) -> None:
+    def __init__(self, caplog: pytest.LogCaptureFixture, rejected: Collection[int] = ()) -> None:
+        caplog.set_level("INFO", "peerpods_node_capacity.agent")
+        self._log = caplog
         self._events: dict[str, list[dict]] = {"/api/v1/nodes": [], ADAPTORS: [], PODS: []}
+        # The paths of which the first event has been sent.
+        self._sent: set[str] = set()
         self._rejected = rejected
         self.slots: list[str] = []
-        self.patched_at: list[float] = []
 
     def node(self, slots: str) -> None:
         quantities = {"capacity": {VM: slots}, "allocatable": {VM: slots}}
@@ -669,7 +670,6 @@ class Contested:
     def __call__(self, request: dict) -> tuple[int, dict, bytes]:
         match request:
             case {"method": "PATCH", "path": path, "body": body} if path == WORKER_STATUS:
-                self.patched_at.append(request["at"])
                 self.slots.append(json.loads(body)["status"]["capacity"][VM])
                 if len(self.slots) - 1 in self._rejected:
                     return json_answer(status(500, "not now"), 500)
@@ -682,16 +682,30 @@ class Contested:
                 return page("5", PEER_POD)
             case {"path": path, "watch": False} if path == CONFIGS:
                 return page("1", CONFIG)
-            case {"path": path, "watch": True} if self._events.get(path):
-                return json_answer(self._events[path].pop(0))
+            case {"path": path, "watch": True} if path in self._events:
+                events = self._events[path]
+                if path in self._sent:
+                    # The agent watches again after it has read an event.
+                    self._sent.remove(path)
+                    del events[0]
+                if not events:
+                    return default_answer(request)
+                self._sent.add(path)
+                return json_answer(events[0])
             case _:
                 return default_answer(request)
 
+    async def read(self) -> None:
+        """Wait until the agent has read all events."""
+        while any(self._events.values()):
+            await asyncio.sleep(0.02)
+
     async def patched(self, *slots: str) -> None:
-        """Wait until the agent has sent these patches, and no others."""
-        while self.slots != list(slots):
+        """Wait until the agent has sent these patches, and no others, and has read the responses."""
+        while len(re.findall(r"Node w: changed|Retrying: PATCH \S+/nodes/w/", self._log.text)) < len(slots):
             assert self.slots == list(slots)[: len(self.slots)]
             await asyncio.sleep(0.02)
+        assert self.slots == list(slots)
 
     def run(self, play: Callable[[], Awaitable[None]]) -> None:
         """Run an agent until `play` ends."""
@@ -710,12 +724,12 @@ class Contested:
 
 
 @pytest.mark.parametrize("pod_first", [False, True])
-def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
+def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, caplog, pod_first):
     """If cloud-api-adaptor stops while another program keeps writing the node, the free slots are removed."""
     monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: 60)
     monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda *_: 0)
     monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
-    contested = Contested()
+    contested = Contested(caplog)
     patched = contested.patched
     scripted(contested)
 
@@ -727,54 +741,65 @@ def test_lowering_a_node_ignores_backoff(scripted, monkeypatch, pod_first):
         # From here on the node is in backoff. The order of the two watches is not defined.
         if pod_first:
             contested.adaptor("False")
-            await asyncio.sleep(QUIET)
+            await contested.read()
         contested.node("3")
-        await asyncio.sleep(QUIET)
+        await contested.read()
         if not pod_first:
             contested.adaptor("False")
         await patched("3", "3", "1")
         # Backoff applies if another program raises the node again, and when the adaptor is ready again.
         contested.node("1")
         contested.node("9")
-        await asyncio.sleep(QUIET)
+        await contested.read()
         contested.node("1")
         contested.adaptor("True")
-        await asyncio.sleep(QUIET)
+        await contested.read()
         assert contested.slots == ["3", "3", "1"]
         # When the adaptor stops again, the node is lowered, and once more when the peer pod ends.
         contested.node("9")
-        await asyncio.sleep(QUIET)
+        await contested.read()
         contested.adaptor("False")
         await patched("3", "3", "1", "1")
         contested.node("1")
-        await asyncio.sleep(QUIET)
+        await contested.read()
         contested.end_pod()
         await patched("3", "3", "1", "1", "0")
 
     contested.run(play)
 
 
-def test_a_rejected_patch_that_lowers_a_node_restarts_its_backoff(scripted, monkeypatch):
-    """If the wait for the patch before went on, the rejected one would be repeated too early."""
-    shorter, longer = 3, 4
-    waits = chain([shorter], repeat(longer))
-    monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: next(waits))
+def test_a_rejected_patch_that_lowers_a_node_restarts_its_backoff(scripted, monkeypatch, caplog):
+    """If the timer of the patch before went on, the rejected one would be repeated too early."""
+    # Longer than the test, and different from all other delays.
+    waits = [61, 62]
+    timers: list[asyncio.TimerHandle] = []
+    monkeypatch.setattr("peerpods_node_capacity.agent.backoff", lambda _failures: waits[len(timers)])
     monkeypatch.setattr("peerpods_node_capacity.mirror.backoff", lambda *_: 0)
     monkeypatch.setattr("peerpods_node_capacity.agent.RESETS_BEFORE_BACKOFF", 0)
-    contested = Contested(rejected=[2])
+    contested = Contested(caplog, rejected=[2])
     scripted(contested)
 
     async def play() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def record(delay: float, *arguments: object) -> asyncio.TimerHandle:
+            timer = call_later(delay, *arguments)
+            if delay in waits:
+                timers.append(timer)
+            return timer
+
+        monkeypatch.setattr(loop, "call_later", record)
         await contested.patched("3")
         contested.node("3")
         contested.node("1")
         await contested.patched("3", "3")
         contested.node("3")
         contested.adaptor("False")
-        await contested.patched("3", "3", "1", "1")
+        await contested.patched("3", "3", "1")
+        assert [timer.cancelled() for timer in timers] == [True, False]
 
     contested.run(play)
-    assert contested.patched_at[3] - contested.patched_at[2] >= longer
 
 
 def test_a_rotated_token_is_read_again(scripted, tmp_path):
