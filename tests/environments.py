@@ -7,15 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import ROOT
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "osc.peerpods"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "osc.peerpods"
 
 # The first ansible-core that does not run on Python 3.11, and the first Python that it runs on.
 NEEDS_NEWER_PYTHON = "2.20"
 NEWER_PYTHON = (3, 12)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock of the file: one of several test processes makes what is missing, and the others wait for it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def own_environment(name: str, *requirements: str, python: str = sys.executable) -> Path:
@@ -24,10 +35,7 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
     `requirements` are those of `uv pip install`; by default, `name` is the only one.
     """
     directory = CACHE / name.replace("==", "-")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    # One of several test processes installs the environment, and the other processes wait for it.
-    with open(CACHE / f".{directory.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(CACHE / f".{directory.name}.lock"):
         if not (directory / "installed").exists():
             print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
             uv = [sys.executable, "-m", "uv"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from tests.environments import CACHE, own_environment
+from tests.environments import CACHE, locked, own_environment
 
 CLUSTER_DIRECTORY = Path(__file__).parent
 
@@ -50,18 +49,16 @@ def binaries() -> Path:
 def built(module: Path, programs: Sequence[str], *flags: str, minutes: int) -> Path:
     """The directory in the cache with `programs`, which the `tool` lines of the go.mod in `module` name.
 
-    They are built if one is missing or the module has changed. `flags` are those of the build, `minutes` its
-    approximate time on 2 cores.
+    They are built if one is missing, and if the module or `flags`, those of the build, have changed. `minutes` is the
+    approximate time of the build on 2 cores.
     """
     sources = (module / "go.mod", module / "go.sum", *sorted(module.glob("*.go")))
-    key = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    contents = [source.read_bytes() for source in sources]
+    key = hashlib.sha256(repr([contents, flags]).encode()).hexdigest()[:16]
     directory = CACHE / module.name / key
     if all((directory / program).exists() for program in programs):
         return directory
-    directory.mkdir(parents=True, exist_ok=True)
-    # Two builds at the same time only slow each other down: the second waits for the first.
-    with open(directory / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(directory / ".lock"):
         if not all((directory / program).exists() for program in programs):
             _say(f"Building {', '.join(programs)} from source into {directory}.")
             _say(f"This happens once and takes about {minutes} minutes on 2 cores.")

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.environments import CACHE, locked
+
 from .kubelet import containers_conf
 
 CONTAINERS = Path(__file__).parents[2] / "containers"
@@ -42,12 +44,11 @@ def why_no_podman() -> str | None:
 def build_images() -> dict[str, str]:
     """The tags of both images, by name in IMAGES; images that podman does not have are built."""
     tags = {name: f"localhost/osc-peerpods/{name}:{_key(name)}" for name in IMAGES}
-    missing = [name for name, tag in tags.items() if not _exists(tag)]
-    if missing:
-        base = base_image()
-        for name in missing:
-            _say(f"Building the image {tags[name]} from containers/{name}.")
-            build_image(CONTAINERS / name, tags[name], f"--build-arg=BASE_IMAGE={base}")
+    with locked(CACHE / ".images.lock"):
+        for name, tag in tags.items():
+            if not _exists(tag):
+                _say(f"Building the image {tag} from containers/{name}.")
+                build_image(CONTAINERS / name, tag, f"--build-arg=BASE_IMAGE={base_image()}")
     return tags
 
 
@@ -100,22 +101,28 @@ def _inspect(tag: str) -> dict:
 
 
 def base_image() -> str:
-    codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    """The tag of the base, which is made if podman does not have it."""
+    codename = _codename()
     key = hashlib.sha256(BASE_PACKAGES.encode()).hexdigest()[:8]
     tag = f"localhost/osc-peerpods/base:{codename}-{key}"
-    if not _exists(tag):
-        _say(f"Making the base image {tag} by mmdebstrap (about a minute).")
-        with tempfile.TemporaryDirectory() as directory:
-            tarball = Path(directory, "base.tar")
-            subprocess.run(
-                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", codename, str(tarball)],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-            _podman("import", "--quiet", f"--change=ENV PATH={path}", str(tarball), tag)
+    with locked(CACHE / ".base-image.lock"):
+        if not _exists(tag):
+            _say(f"Making the base image {tag} by mmdebstrap (about a minute).")
+            _make_base(codename, tag)
     return tag
+
+
+def _make_base(codename: str, tag: str) -> None:
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", codename]
+    with tempfile.TemporaryDirectory() as directory:
+        tarball = str(Path(directory, "base.tar"))
+        subprocess.run([*command, tarball], capture_output=True, text=True, check=True)
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        _podman("import", "--quiet", f"--change=ENV PATH={path}", tarball, tag)
+
+
+def _codename() -> str:
+    return platform.freedesktop_os_release()["VERSION_CODENAME"]
 
 
 def _registry_access() -> list[str]:
@@ -124,8 +131,8 @@ def _registry_access() -> list[str]:
 
 
 def _key(name: str) -> str:
-    """A digest of the sources of an image: its directory without tests and documentation."""
-    digest = hashlib.sha256(BASE_PACKAGES.encode())
+    """A digest of the sources of an image: its base, and its directory without tests and documentation."""
+    digest = hashlib.sha256(f"{_codename()}\0{BASE_PACKAGES}\0".encode())
     folder = CONTAINERS / name
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)

@@ -7,14 +7,13 @@ as after a restart, in half the CPU time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.environments import CACHE
+from tests.environments import CACHE, locked
 
 
 def seed(inputs: Iterable[bytes], grow: Callable[[Path], None]) -> Path:
@@ -25,10 +24,7 @@ def seed(inputs: Iterable[bytes], grow: Callable[[Path], None]) -> Path:
     directory = CACHE / "seeds" / key.hexdigest()[:16]
     if directory.exists():
         return directory
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # One of several test processes makes it, and the other processes wait for it.
-    with open(directory.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(directory.with_suffix(".lock")):
         if not directory.exists():
             growing = directory.with_suffix(".part")
             shutil.rmtree(growing, ignore_errors=True)
