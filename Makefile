@@ -42,7 +42,7 @@ help:
 	@echo "                      libraries (NODES=…; AGENT=DIR: the agent of another checkout)"
 	@echo "make bench-limit      change the limit of 500 nodes with 1,000 peer pods, with the collection and as documented"
 	@echo "                      (NODES=…; OPERATOR=1.12: with an older operator)"
-	@echo "make bench-site       run the whole site on 500 workers: time and calls, by role (WORKERS=…)"
+	@echo "make bench-site       run the whole site on 3 and on 500 workers: time and calls, by role (WORKERS=…)"
 	@echo "make collection       build the tarball of the collection in build/"
 	@echo "make images           build the images of the webhook and of the agent for the test cluster"
 	@echo "make release          build what a release publishes in build/release/ (TAG=v…: check that the tag fits)"

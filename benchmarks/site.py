@@ -1,4 +1,4 @@
-"""`python -m benchmarks.site`: the whole of site.yml on many workers: time and API calls, by role.
+"""`python -m benchmarks.site`: the whole of site.yml on few and on many workers: time and API calls, by role.
 
 A first run, and then runs without changes. They are compared with a play of as many `ping`, the time that ansible
 takes to start so many modules; and with their own requests, repeated by a program that does nothing else.
@@ -149,9 +149,9 @@ def _modules(task: dict) -> int:
     if not task["hosts"]:
         return 0
     (result,) = task["hosts"].values()
-    if result.get("skipped") or result.get("action", "").startswith("ansible.builtin."):
+    if result.get("action", "").startswith("ansible.builtin."):
         return 0
-    return len(result.get("results", [result]))
+    return sum(not item.get("skipped") for item in result.get("results", [result]))
 
 
 def _by_role(tasks: list[dict], requests: list[tuple[float, str, str]], end: float) -> list[Role]:
@@ -197,40 +197,42 @@ def table(workers: int, first: Run, later: list[Run], pings: list[float], calls:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+def measured(workers: int, rounds: int) -> dict:
+    """Print the table of one size of cluster, and return its figures."""
     with tempfile.TemporaryDirectory() as directory:
         moto = aws.Moto(Path(directory))
         try:
             with Cluster(definitions=openshift.definitions()) as cluster:
-                world = World(Path(directory), cluster, moto, options.workers)
-                print(f"load {os.getloadavg()[0]:.1f}; running site.yml", flush=True)
+                world = World(Path(directory), cluster, moto, workers)
+                load = os.getloadavg()[0]
+                print(f"load {load:.1f}; running site.yml", flush=True)
                 first = world.run()
                 later, pings = [], []
-                for _ in range(options.rounds):
+                for _ in range(rounds):
                     later.append(world.run())
                     pings.append(world.ping(later[-1].modules))
                 calls = world.again(later[-1])
         finally:
             moto.processes.stop()
-    print(table(options.workers, first, later, pings, calls))
+    print(table(workers, first, later, pings, calls), flush=True)
+    return {
+        "workers": workers,
+        "load": load,
+        "first": asdict(first),
+        "second": [asdict(run) for run in later],
+        "pings": pings,
+        "calls": calls,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=[3, 500])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    sizes = [measured(workers, options.rounds) for workers in options.workers]
     BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "site.json").write_text(
-        json.dumps(
-            {
-                "workers": options.workers,
-                "first": asdict(first),
-                "second": [asdict(run) for run in later],
-                "pings": pings,
-                "calls": calls,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    (BUILD / "site.json").write_text(json.dumps(sizes, indent=2) + "\n")
 
 
 if __name__ == "__main__":
