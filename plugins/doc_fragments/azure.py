@@ -15,8 +15,8 @@ options:
         C(default) of C(~/.azure/credentials), and the login of the Azure CLI.
       - >-
         V(env) uses the environment only, V(credential_file) the file C(~/.azure/credentials), V(cli) the login of the
-        Azure CLI, V(msi) the managed identity of the machine, V(workload_identity) the federated token in
-        E(AZURE_FEDERATED_TOKEN_FILE).
+        Azure CLI, V(msi) the managed identity of the machine, V(workload_identity) the token of O(oidc_token) or
+        O(oidc_token_file_path).
       - Defaults to E(ANSIBLE_AZURE_AUTH_SOURCE), else V(auto).
     type: str
     choices: [auto, cli, credential_file, env, msi, workload_identity]
@@ -78,6 +78,16 @@ options:
     description:
       - Accepted for compatibility with azure.azcollection, and ignored. The thumbprint is read from the certificate.
     type: str
+  oidc_token:
+    description:
+      - The OpenID Connect token (JWT) of the service principal or the managed identity, instead of O(secret). Defaults
+        to E(AZURE_FEDERATED_TOKEN).
+      - Azure accepts such a token for some minutes. A longer run needs O(oidc_token_file_path), which is read again.
+    type: str
+  oidc_token_file_path:
+    description:
+      - The file with such a token, and nothing else. Defaults to E(AZURE_FEDERATED_TOKEN_FILE).
+    type: path
   disable_instance_discovery:
     description:
       - >-
@@ -94,4 +104,5 @@ notes:
     The options, and the first environment variable of each, are those of M(azure.azcollection.azure_rm_securitygroup).
     The Python packages of that collection are not required.
   - With E(AZURE_FEDERATED_TOKEN_FILE), as the workload identity webhook sets it, O(auth_source=auto) needs no secret.
+    A secret in the environment precedes it; it does not precede O(oidc_token) or O(oidc_token_file_path).
 """

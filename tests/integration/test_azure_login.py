@@ -147,6 +147,11 @@ def by_a_federated_token(arm, home):
     return {}, {**identity, "AZURE_FEDERATED_TOKEN_FILE": str(token)}
 
 
+def by_a_token_in_the_options(arm, home):
+    identity = {"client_id": arm.client_id, "tenant": arm.tenant_id}
+    return {**identity, "oidc_token": arm.federated_token}, {"AZURE_CLIENT_SECRET": "of another identity"}
+
+
 def by_the_machines_identity(arm, home):
     return {"auth_source": "msi"}, {"AZURE_POD_IDENTITY_AUTHORITY_HOST": arm.endpoint_url}
 
@@ -163,6 +168,7 @@ def without_checking_certificates(arm, home):
         by_options,
         by_a_profile,
         by_a_federated_token,
+        by_a_token_in_the_options,
         by_the_machines_identity,
         without_checking_certificates,
     ],

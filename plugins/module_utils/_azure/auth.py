@@ -43,6 +43,8 @@ AZURE_AUTH_ARGS = {
     "adfs_authority_url": {"type": "str"},
     "x509_certificate_path": {"type": "path", "no_log": True},
     "thumbprint": {"type": "str", "no_log": True},
+    "oidc_token": {"type": "str", "no_log": True},
+    "oidc_token_file_path": {"type": "path"},
     "disable_instance_discovery": {"type": "bool"},
 }
 
@@ -62,7 +64,8 @@ ENVIRONMENT = {
     "x509_certificate_path": ("AZURE_X509_CERTIFICATE_PATH", "AZURE_CLIENT_CERTIFICATE_PATH"),
     "thumbprint": ("AZURE_THUMBPRINT",),
     "disable_instance_discovery": ("AZURE_DISABLE_INSTANCE_DISCOVERY",),
-    "token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
+    "oidc_token": ("AZURE_FEDERATED_TOKEN",),
+    "oidc_token_file_path": ("AZURE_FEDERATED_TOKEN_FILE",),
 }
 
 # Settings of the connection, not of the identity: each may come from another source.
@@ -72,6 +75,10 @@ _REACH = (
     "disable_instance_discovery",
     "subscription_id",
 )
+
+# The ways in which a service principal proves that it is one.
+_SECRETS = {"secret", "x509_certificate_path"}
+_OIDC = {"oidc_token", "oidc_token_file_path"}
 
 CREDENTIALS_FILE = "~/.azure/credentials"
 
@@ -173,6 +180,9 @@ def settings(params: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str,
         identity_settings = {**from_environment, **_profile("default", missing_ok=True)}
     else:
         identity_settings = from_environment
+    if from_options.keys() & _OIDC:
+        # The options choose between ways of one identity, too.
+        identity_settings = {key: value for key, value in identity_settings.items() if key not in _SECRETS | _OIDC}
     reach = {key: from_environment[key] for key in _REACH if key in from_environment}
     return {**reach, **identity_settings, **from_options, "auth_source": source}
 
@@ -184,11 +194,10 @@ def identity(login: Mapping[str, Any]) -> Identity:
     if source == "msi":
         return _identity("msi", login, optional=("client_id",))
     if source == "workload_identity" or (
-        source in ("auto", "env")
-        and {"client_id", "tenant", "token_file_path"} <= present
-        and not {"secret", "x509_certificate_path"} & present
+        source in ("auto", "env") and {"client_id", "tenant"} <= present and _OIDC & present and not _SECRETS & present
     ):
-        return _identity("workload_identity", login, "tenant", "client_id", "token_file_path")
+        token = "oidc_token" if "oidc_token" in present else "oidc_token_file_path"
+        return _identity("workload_identity", login, "tenant", "client_id", token)
     if source != "cli":
         if {"client_id", "secret", "tenant"} <= present:
             return _identity("client_secret", login, "tenant", "client_id", "secret")
@@ -220,11 +229,15 @@ def credential(principal: Identity, cloud: Cloud, login: Mapping[str, Any]) -> T
         return azure.identity.ManagedIdentityCredential(client_id=values.get("client_id"))
     if principal.kind == "cli":
         return azure.identity.AzureCliCredential(tenant_id=values.get("tenant", ""))
+    if principal.kind == "workload_identity" and "oidc_token" in values:
+        return azure.identity.ClientAssertionCredential(
+            values["tenant"], values["client_id"], lambda: values["oidc_token"], **options
+        )
     if principal.kind == "workload_identity":
         return azure.identity.WorkloadIdentityCredential(
             tenant_id=values["tenant"],
             client_id=values["client_id"],
-            token_file_path=values["token_file_path"],
+            token_file_path=values["oidc_token_file_path"],
             **options,
         )
     if principal.kind == "client_secret":

@@ -404,7 +404,7 @@ def _object_of(response: Any, operation: str, host: str) -> dict:
 def _unreadable(operation: str, error: OSError) -> str:
     return (
         f"A file for {operation} cannot be read: {_first_line(error)}. Check the option or environment variable that "
-        "names it: x509_certificate_path, AZURE_FEDERATED_TOKEN_FILE or REQUESTS_CA_BUNDLE."
+        "names it: x509_certificate_path, oidc_token_file_path (AZURE_FEDERATED_TOKEN_FILE) or REQUESTS_CA_BUNDLE."
     )
 
 

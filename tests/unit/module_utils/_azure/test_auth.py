@@ -35,6 +35,8 @@ CLOUD = Cloud("https://arm.example", "https://login.example", "https://arm.examp
 
 # Options of azure.azcollection without a counterpart here: logging, and the SDK profiles of Azure Stack.
 NOT_OURS = {"api_profile", "log_mode", "log_path"}
+# Its options from version 3.17 on.
+OIDC = {"oidc_token", "oidc_token_file_path"}
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +65,7 @@ def identity_of(params: dict, environ: dict[str, str]) -> Identity:
 
 def test_the_options_of_azure_azcollection_are_supported():
     supported = {name: spec for name, spec in AZURE_COMMON_ARGS.items() if name not in NOT_OURS}
-    assert AZURE_AUTH_ARGS.keys() == supported.keys()
+    assert AZURE_AUTH_ARGS.keys() == supported.keys() | OIDC
     for name, spec in supported.items():
         own_spec = AZURE_AUTH_ARGS[name]
         assert own_spec["type"] == spec["type"], name
@@ -111,6 +113,9 @@ def test_the_variables_of_azure_azcollection_are_supported():
             "a",
         ),
         ({}, {**EXPORTED, "AZURE_FEDERATED_TOKEN_FILE": "/t"}, "client_secret", "env-app"),
+        ({"oidc_token_file_path": "/t"}, EXPORTED, "workload_identity", "env-app"),
+        ({"oidc_token": "jwt"}, {**EXPORTED, "AZURE_CLIENT_CERTIFICATE_PATH": "/c"}, "workload_identity", "env-app"),
+        ({"oidc_token": "jwt", "secret": "x"}, EXPORTED, "client_secret", "env-app"),
         (
             {"client_id": "app", "tenant": "t", "x509_certificate_path": "/cert.pem"},
             EXPORTED,
@@ -124,6 +129,13 @@ def test_the_variables_of_azure_azcollection_are_supported():
 def test_the_first_source_with_an_identity_takes_precedence(params, environ, kind, client_id):
     used_identity = identity_of(params, environ)
     assert (used_identity.kind, used_identity.values.get("client_id")) == (kind, client_id)
+
+
+def test_the_token_of_the_options_replaces_that_of_the_environment():
+    exported = {**EXPORTED, "AZURE_FEDERATED_TOKEN": "env-jwt"}
+    assert "oidc_token" not in identity_of({"oidc_token_file_path": "/t"}, exported).values
+    exported = {key: value for key, value in exported.items() if key != "AZURE_CLIENT_SECRET"}
+    assert identity_of({}, exported).values["oidc_token"] == "env-jwt"
 
 
 def test_the_azure_cli_is_the_last_source():
@@ -240,9 +252,10 @@ def test_an_unknown_cloud_name_is_rejected(name):
         (Identity("cli", {}), "AzureCliCredential"),
         (Identity("msi", {"client_id": "app"}), "ManagedIdentityCredential"),
         (
-            Identity("workload_identity", {**PRINCIPAL, "token_file_path": "/token"}),
+            Identity("workload_identity", {**PRINCIPAL, "oidc_token_file_path": "/token"}),
             "WorkloadIdentityCredential",
         ),
+        (Identity("workload_identity", {**PRINCIPAL, "oidc_token": "jwt"}), "ClientAssertionCredential"),
         (Identity("user", {"ad_user": "me", "password": "pw"}), "UsernamePasswordCredential"),
     ],
 )
