@@ -44,7 +44,7 @@ AZURE_AUTH_ARGS = {
     "x509_certificate_path": {"type": "path", "no_log": True},
     "thumbprint": {"type": "str", "no_log": True},
     "oidc_token": {"type": "str", "no_log": True},
-    "oidc_token_file_path": {"type": "path"},
+    "oidc_token_file_path": {"type": "path", "no_log": True},
     "disable_instance_discovery": {"type": "bool"},
 }
 
