@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -51,6 +53,10 @@ CONFIG_RULES = [
 ADAPTOR_RULES = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
 LEASE = "peerpods-node-capacity"
 CONFIGMAP, LIMITS = "peerpods-cloud-capacity", "peerpods-limits"
+
+# Warnings that a slow API server causes: of requests that it does not answer in time or at the same time as others, and
+# of a Lease that is not renewed in time.
+SLOW_API_SERVER = re.compile(r"no response|the API server returned (409|429|5\d\d)|^Lost leadership")
 OWN_RULES = [
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
     {
@@ -407,6 +413,11 @@ class Agent:
         self._log = log
         self._port = port
 
+    def stop(self) -> None:
+        """Stop it with SIGTERM, as kubelet does."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=30) == 0
+
     def get(self, path: str) -> int | None:
         """The HTTP status of the health endpoint; None without a response."""
         assert self.process.poll() is None, self._log.read_text()
@@ -445,6 +456,10 @@ class Agent:
         """The records of that level. Every line of the log must be a JSON object."""
         records = [json.loads(line) for line in self._log.read_text().splitlines()]
         return [record for record in records if record["level"] == level]
+
+    def warnings(self) -> list[dict]:
+        """The warnings, except those about a slow API server."""
+        return [record for record in self.log("warning") if not SLOW_API_SERVER.search(record["message"])]
 
 
 class Link:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -84,9 +83,13 @@ def test_without_any_limit_nodes_keep_their_slots(workspace):
     agent = workspace.start()
     until(lambda: workspace.slots(node), ("3", "3"))
     assert agent.metrics()[("peerpods_limits_found",)] == 1
-    assert agent.log("warning") == []
+
+    def warned() -> list[dict]:
+        return [r for r in agent.warnings() if r["message"].startswith("No valid limit")]
+
+    assert warned() == []
     workspace.delete_config("c")
-    until(lambda: [r["message"][:14] for r in agent.log("warning")], ["No valid limit"])
+    until(lambda: len(warned()), 1)
     assert agent.metrics()[("peerpods_limits_found",)] == 0
     assert agent.get("/readyz") == 200
     assert "no limit found" in agent.body("/readyz")
@@ -155,18 +158,20 @@ def test_after_an_invalid_limit_the_last_valid_one_stays_in_force(workspace, clu
     until(lambda: workspace.slots(node), ("3", "3"))
 
     workspace.config("c", "three")
-    until(lambda: [record["pool"] for record in agent.log("warning")], ["c"])
+    until(lambda: [record.get("pool") for record in agent.warnings()], ["c"])
     cluster.label("peerpodconfig", "c", "-n", workspace.id, "unrelated=label")
     new_node = workspace.node("late")
     until(lambda: workspace.slots(new_node), ("3", "3"))
     workspace.set_status(node, "0")
     until(lambda: workspace.slots(node), ("3", "3"))
-    until(lambda: [record["message"] for record in agent.log("warning")][1:], [])
+    # The problem of c is not announced again with the next one.
+    workspace.config("d", "four", selector={"no": "node"})
+    until(lambda: [record.get("pool") for record in agent.warnings()], ["c", "d"])
 
     # A new agent has never read a valid limit: nodes keep their slots.
     agent.process.kill()
     successor = workspace.start()
-    until(lambda: [r["pool"] for r in successor.log("warning") if "pool" in r], ["c"])
+    until(lambda: [r["pool"] for r in successor.log("warning") if "pool" in r], ["c", "d"])
     workspace.config("c", "4")
     until(lambda: workspace.slots(node), ("4", "4"))
     until(lambda: successor.patched(node), [4])
@@ -194,16 +199,15 @@ def test_changes_during_a_broken_connection_are_applied_later(workspace, cluster
     until(lambda: [workspace.slots(changed), workspace.slots(new_node)], [("4", "4")] * 2)
 
 
-def test_sigterm_stops_the_agent_within_two_seconds(workspace):
+def test_sigterm_stops_the_agent(workspace):
     workspace.node("a")
     workspace.config("c", "3")
     agent = workspace.start()
     assert agent.get("/healthz") == 200
     assert agent.get("/elsewhere") == 404
-    agent.process.send_signal(signal.SIGTERM)
-    assert agent.process.wait(timeout=2) == 0
+    agent.stop()
     assert agent.log("info")[-1]["message"] == "Stopped."
-    assert agent.log("warning") == []
+    assert agent.warnings() == []
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_peerpods_limits_takes_precedence_and_has_its_own_pools(second):
     wait_for_slots(second, {node: "20", memory: "40"})
     second.delete("configmap", "peerpods-limits")
     wait_for_slots(second, {node: "20", memory: "20"})
-    assert agent.log("warning") == []
+    assert agent.warnings() == []
 
 
 def test_an_invalid_entry(second):
@@ -60,7 +60,7 @@ def test_an_invalid_entry(second):
     until(lambda: agent.metrics().get(problem), 1)
     new_node = second.node("late")
     wait_for_slots(second, {node: "30", new_node: "30"})
-    (warning,) = agent.log("warning")
+    (warning,) = agent.warnings()
     assert (warning["pool"], warning["reason"]) == ("default", "InvalidLimit")
     assert "PeerPodConfig" not in warning["message"]
     assert second.events() == []
@@ -262,7 +262,7 @@ def test_a_node_advertises_its_limit_only_while_its_adaptor_is_ready(second):
     second.remove_pod(pod)
     second.adaptor(node)
     wait_for_slots(second, {node: "30"})
-    assert agent.log("warning") == []
+    assert agent.warnings() == []
 
 
 def test_an_adaptor_of_the_first_generation_counts_as_well(workspace):
@@ -289,7 +289,7 @@ def test_the_value_that_a_starting_adaptor_advertises_is_corrected(second):
         second.set_ready(pod, True)
         second.advertise(node, 20)
         until(lambda: second.slots(node), ("30", "30"), seconds=CORRECTION_TIME)
-    assert agent.log("warning") == []
+    assert agent.warnings() == []
 
 
 def test_an_adaptor_in_a_crash_loop_causes_backoff(second):
@@ -303,7 +303,7 @@ def test_an_adaptor_in_a_crash_loop_causes_backoff(second):
         second.advertise(node, None)
         second.set_ready(pod, True)
         second.advertise(node, 20)
-    until(lambda: [record["node"] for record in agent.log("warning")], [node])
+    until(lambda: [record.get("node") for record in agent.warnings()], [node])
     # Each of the 40 rounds would cause one. A node whose adaptor is not ready is lowered at any time.
     assert agent.patched(node).count(30) < 20
     # A change of the limit ends the backoff.
@@ -321,7 +321,7 @@ def test_a_cordoned_or_deleted_node_is_not_an_error(second, cluster):
     cluster.delete("node", deleted)
     until(lambda: adaptor_ready in agent.metrics(), False)
     wait_for_slots(second, {node: "0"})
-    assert agent.log("warning") == []
+    assert agent.warnings() == []
 
 
 def test_without_the_requirement_adaptors_are_not_watched(second, cluster):
