@@ -44,10 +44,12 @@ def pool(cluster):
             for name in NODES
         ),
     )
-    advertise(cluster, 10)
-    yield
-    cluster.delete("namespace", NAMESPACE, "--wait=false")
-    cluster.delete("node", *NODES)
+    try:
+        advertise(cluster, 10)
+        yield
+    finally:
+        cluster.delete("namespace", NAMESPACE, "--wait=false")
+        cluster.delete("node", *NODES)
 
 
 @pytest.fixture

@@ -32,8 +32,7 @@ def pod(name: str, node: str | None, *, accounted: bool = True) -> dict:
     }
 
 
-@pytest.fixture(scope="module")
-def peer_pods(cluster):
+def create_peer_pods(cluster) -> None:
     """Two nodes with room for 3 and 2000 peer pods, four peer pods and one that has ended."""
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
@@ -92,13 +91,19 @@ def peer_pods(cluster):
         lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
         seconds=30,
     )
-    yield
-    cluster.delete(
-        "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0"
-    )  # There is no kubelet that ends them.
-    cluster.delete("namespace", NAMESPACE, "--wait=false")
-    cluster.delete("runtimeclass", RUNTIME_CLASS)
-    cluster.delete("node", *NODES)
+
+
+@pytest.fixture(scope="module")
+def peer_pods(cluster):
+    try:
+        create_peer_pods(cluster)
+        yield
+    finally:
+        # There is no kubelet that ends them.
+        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        cluster.delete("namespace", NAMESPACE, "--wait=false")
+        cluster.delete("runtimeclass", RUNTIME_CLASS)
+        cluster.delete("node", *NODES)
 
 
 def named(rows: list[dict], *names: str) -> dict[str, dict]:

@@ -116,11 +116,13 @@ def operator(cluster):
             },
         },
     )
-    set_status(cluster, f"clusterserviceversion/{csv}", {"phase": "Succeeded"}, NAMESPACE)
-    yield
-    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
-    cluster.delete("namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
-    cluster.delete("node", *NODES)
+    try:
+        set_status(cluster, f"clusterserviceversion/{csv}", {"phase": "Succeeded"}, NAMESPACE)
+        yield
+    finally:
+        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
+        cluster.delete("namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
+        cluster.delete("node", *NODES)
 
 
 @pytest.fixture

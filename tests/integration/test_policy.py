@@ -168,10 +168,12 @@ class TestBefore:
 def deny(role: Role, cluster: Cluster) -> Iterator[str]:
     """The output of the installation. A system namespace has the label as well."""
     cluster.label("namespace", "kube-public", "osc.peerpods.io/peer-pods=allowed")
-    with bad_weather(role) as troubled:
-        output = troubled.succeed()
-    yield output
-    cluster.label("namespace", "kube-public", "osc.peerpods.io/peer-pods-")
+    try:
+        with bad_weather(role) as troubled:
+            output = troubled.succeed()
+        yield output
+    finally:
+        cluster.label("namespace", "kube-public", "osc.peerpods.io/peer-pods-")
 
 
 @pytest.mark.usefixtures("deny")

@@ -52,8 +52,7 @@ def manifest(kind: str, name: str, version: str = "v1", **fields: object) -> dic
     return {"apiVersion": version, "kind": kind, "metadata": metadata, **fields}
 
 
-@pytest.fixture(scope="module")
-def nodes_with_peer_pods(cluster) -> Iterator[None]:
+def create_nodes_with_peer_pods(cluster) -> None:
     """Three nodes with room for two peer pods each, since the cloud has no room for three each."""
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(
@@ -102,12 +101,19 @@ def nodes_with_peer_pods(cluster) -> Iterator[None]:
         lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
         seconds=30,
     )
-    yield
-    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
-    cluster.delete("namespace", NAMESPACE, "--wait=false")
-    cluster.delete("csv", CSV, "-n", OPERATOR_NAMESPACE)
-    cluster.delete("runtimeclass", RUNTIME_CLASS)
-    cluster.delete("node", *NODES)
+
+
+@pytest.fixture(scope="module")
+def nodes_with_peer_pods(cluster) -> Iterator[None]:
+    try:
+        create_nodes_with_peer_pods(cluster)
+        yield
+    finally:
+        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        cluster.delete("namespace", NAMESPACE, "--wait=false")
+        cluster.delete("csv", CSV, "-n", OPERATOR_NAMESPACE)
+        cluster.delete("runtimeclass", RUNTIME_CLASS)
+        cluster.delete("node", *NODES)
 
 
 @pytest.fixture
