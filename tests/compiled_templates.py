@@ -72,8 +72,8 @@ def keep_compiled_templates(directory: Path | None = None) -> None:
 
 
 def _kept(path: Path, compile_source: Callable[[], CodeType]) -> CodeType:
-    # Another process may be writing the file: it appears when it is complete. It may be empty or truncated after a crash
-    # of the machine.
+    # Another process may be writing the file: it appears when it is complete. After a crash of the machine, it may be
+    # empty or truncated.
     with contextlib.suppress(FileNotFoundError, EOFError, ValueError, TypeError):
         return marshal.loads(path.read_bytes())
     code = compile_source()

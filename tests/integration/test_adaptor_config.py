@@ -182,8 +182,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
         deadline = time.monotonic() + 50
         while time.monotonic() < deadline and before.keys() & world.adaptors().keys() != kept_uids:
             time.sleep(0.2)
-        time.sleep(3)
-        # The operator had time to replace pods.
+        world.let_reconcile()
         observations.append(kept_uids <= world.adaptors().keys() and world.lost() == [])
         world.cluster.delete("pod", "kept", "-n", "default", "--force", "--grace-period=0")
 
@@ -202,7 +201,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
     assert world.data("osc-feature-gates") == {}
     wait_for("the strategy of before", lambda: world.strategy() == "RollingUpdate", seconds=20)
     after = world.adaptors()
-    time.sleep(2)
+    world.let_reconcile()
     assert world.adaptors() == after
 
 
@@ -262,7 +261,7 @@ def test_nothing_is_written_for_an_operator_that_does_not_reconcile(world: Setti
             assert "Nothing was written." in result["msg"]
             assert not result["changed"]
             assert world.data("osc-feature-gates") == {}
-    time.sleep(2)
+    world.let_reconcile()
     assert (world.adaptors(), world.data()) == before
 
 

@@ -20,12 +20,13 @@ from typing import Self
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webhook_process import SteadyClients, Webhook, free_port, review, wait_until
+from webhook_process import SteadyClients, Webhook, review, wait_until
 
 from peerpods_webhook import client, connections
 from peerpods_webhook.client import NewClient
 from peerpods_webhook.connections import ALL, CLIENT, IDLE, Bounds, Connection, bounds, excess
 from peerpods_webhook.settings import Settings
+from tests.cluster.processes import free_ports
 
 REVIEW = json.dumps(review()).encode()
 
@@ -373,7 +374,7 @@ def test_a_server_that_does_not_answer(monkeypatch):
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
 def test_a_refused_connection(address):
     async def connect() -> str | None:
-        new_client = NewClient(Settings(address=address, port=free_port()))
+        new_client = NewClient(Settings(address=address, port=free_ports(1)[0]))
         await new_client.connect()
         return new_client.why_not_ready()
 

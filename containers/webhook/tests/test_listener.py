@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import httpx
-from webhook_process import PACKAGE_ROOT, free_port
+from webhook_process import PACKAGE_ROOT
+
+from tests.cluster.processes import free_ports
 
 FAILING_APPLICATION = """
 import asyncio, sys
@@ -32,7 +34,7 @@ asyncio.run(main())
 
 
 def test_an_exception_of_the_application_is_logged_and_the_next_request_is_served():
-    port = free_port()
+    (port,) = free_ports(1)
     process = subprocess.Popen(
         [sys.executable, "-c", FAILING_APPLICATION, str(port)],
         env={**os.environ, "PYTHONPATH": str(PACKAGE_ROOT)},

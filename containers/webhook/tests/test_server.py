@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from webhook_process import Webhook, free_port, review, start, wait_until, write_pair
+from webhook_process import Webhook, review, start, wait_until, write_pair
+
+from tests.cluster.processes import free_ports
 
 LIMIT = 20_000
 
@@ -205,13 +206,13 @@ def test_stops_immediately_while_connections_are_open(tmp_path):
 def test_a_review_in_flight_is_answered_before_the_process_ends(tmp_path):
     webhook = Webhook(tmp_path)
     body = json.dumps(review()).encode()
-    head = f"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    head = f"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
     with webhook.connection() as tls:
-        tls.sendall(head + body[:10])
-        time.sleep(0.2)
+        tls.sendall(head.encode())
+        assert tls.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         webhook.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        tls.sendall(body[10:])
+        wait_until(lambda: webhook.get("/readyz").status_code == 503)
+        tls.sendall(body)
         assert tls.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
     assert webhook.process.wait(timeout=10) == 0
 
@@ -343,7 +344,7 @@ def test_metrics(tmp_path):
 
 def test_reviews_do_not_wait_for_the_reader_of_the_log(tmp_path):
     pair = write_pair(tmp_path)
-    port, health_port = free_port(), free_port()
+    port, health_port = free_ports(2)
     process = start({**pair, "PORT": str(port), "HEALTH_PORT": str(health_port)})
     process.stdout.readline()
     trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])

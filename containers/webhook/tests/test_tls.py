@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from webhook_process import Webhook, free_port, review, start, trust_context, wait_until, write_pair
+from webhook_process import Webhook, review, start, trust_context, wait_until, write_pair
+
+from tests.cluster.processes import free_ports
 
 REVIEW = json.dumps(review()).encode()
 
@@ -153,6 +155,6 @@ def test_the_key_is_not_logged(tmp_path):
 def test_startup_error_for_a_health_port_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
-        process = start({**write_pair(tmp_path), "PORT": str(free_port()), "HEALTH_PORT": str(port)})
+        process = start({**write_pair(tmp_path), "PORT": str(free_ports(1)[0]), "HEALTH_PORT": str(port)})
         _, err = process.communicate(timeout=20)
     assert f"Listening on 127.0.0.1 port {port} failed: Address already in use" in err

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import ipaddress
 import json
-import random
 import signal
 import socket
 import ssl
@@ -22,6 +20,8 @@ import samples
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from tests.cluster.processes import free_ports
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,14 +63,6 @@ def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, 
     }
 
 
-def free_port() -> int:
-    """A port outside the ephemeral range, where an outgoing connection could take it in the meantime."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-
-
 def trust_context(*directories: Path) -> ssl.SSLContext:
     trust = ssl.create_default_context()
     for directory in directories:
@@ -86,7 +78,7 @@ def start(env: dict[str, str], files: int | None = None) -> subprocess.Popen:
         env={
             "PYTHONPATH": str(PACKAGE_ROOT),
             "BIND_ADDRESS": "127.0.0.1",
-            "HEALTH_PORT": str(free_port()),
+            "HEALTH_PORT": str(free_ports(1)[0]),
             **env,
         },
         stdout=subprocess.PIPE,
@@ -108,7 +100,7 @@ class Webhook:
 
     def __init__(self, directory: Path, pair: dict[str, str] | None = None, files: int | None = None, **env: str):
         pair = pair or write_pair(directory)
-        self.port, self.health_port = free_port(), free_port()
+        self.port, self.health_port = free_ports(2)
         self.url = f"https://127.0.0.1:{self.port}"
         self.trust = ssl.create_default_context(cafile=pair["TLS_CERT_FILE"])
         self.process = start({**pair, "PORT": str(self.port), "HEALTH_PORT": str(self.health_port), **env}, files)
