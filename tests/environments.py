@@ -32,11 +32,14 @@ def locked(file: Path) -> Iterator[None]:
 def own_environment(name: str, *requirements: str, python: str = sys.executable) -> Path:
     """The bin directory of a virtual environment in the cache, which is created if it does not exist.
 
-    `requirements` are those of `uv pip install`; by default, `name` is the only one.
+    `requirements` are those of `uv pip install`; by default, `name` is the only one. For another Python or other
+    requirements, also in a file that they name, the environment is created again.
     """
     directory = CACHE / name.replace("==", "-")
+    installed = directory / "installed"
+    made_of = _made_of(python, requirements)
     with locked(CACHE / f".{directory.name}.lock"):
-        if not (directory / "installed").exists():
+        if not installed.exists() or installed.read_text() != made_of:
             print(f"Installing {name} from PyPI into {directory}", file=sys.stderr, flush=True)
             uv = [sys.executable, "-m", "uv"]
             subprocess.run([*uv, "venv", "--quiet", "--clear", "--python", python, directory], check=True)
@@ -54,8 +57,17 @@ def own_environment(name: str, *requirements: str, python: str = sys.executable)
                 ],
                 check=True,
             )
-            (directory / "installed").touch()
+            installed.write_text(made_of)
     return directory / "bin"
+
+
+def _made_of(python: str, requirements: tuple[str, ...]) -> str:
+    """What an environment is made of; the same in each clone of the repository."""
+    made_of = [_read_from(python, "sys.base_prefix + ' ' + sys.version")]
+    arguments = iter(requirements)
+    for argument in arguments:
+        made_of.append(Path(next(arguments)).read_text() if argument == "-r" else argument)
+    return "\n".join(made_of)
 
 
 def ansible_core(version: str) -> Path | None:
@@ -94,9 +106,11 @@ def find_newer_python() -> str | None:
 def _prefix_of(python: Path) -> str | None:
     """The prefix of its installation; None for a placeholder of a version manager, and if it does not exist."""
     try:
-        completed = subprocess.run(
-            [python, "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
-        )
+        return _read_from(python, "sys.base_prefix")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return completed.stdout.strip()
+
+
+def _read_from(python: Path | str, expression: str) -> str:
+    program = f"import sys; print({expression})"
+    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
