@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -63,6 +65,22 @@ SLOW = (
     "tests/integration/test_security_group_ports.py",
     "containers/node_capacity/tests/test_leader_cluster.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests an empty directory for temporary files.
+
+    kubernetes.core keeps there what it has discovered of an API server, by its URL, which a cluster of an earlier run
+    may have had.
+    """
+    if hasattr(config, "workerinput"):
+        return  # It has the environment of the process that started it.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    directory = tempfile.mkdtemp(prefix="osc-")
+    os.chmod(directory, 0o1777)
+    config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+    os.environ["TMPDIR"] = directory
+    tempfile.tempdir = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

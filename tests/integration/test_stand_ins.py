@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
@@ -105,7 +106,8 @@ class World:
     def let_reconcile(self) -> None:
         """Wait until the operators, and then the DaemonSet controller, have acted on all earlier changes."""
         # The last operator to act writes the Secret. One round of the operators begins after that of the first Service.
-        for name in ("first-round", "second-round"):
+        for _ in range(2):
+            name = f"round-{uuid.uuid4()}"
             self.cluster.apply(
                 {
                     "apiVersion": "v1",
@@ -120,8 +122,8 @@ class World:
             )
             in_default = ("-n", "default", f"--field-selector=metadata.name={name}")
             wait_for("the operators", lambda args=in_default: self.cluster.get("secrets", *args)["items"], seconds=30)
+            # With its Secret, which it owns.
             self.cluster.delete("service", name, "-n", "default")
-            self.cluster.delete("secret", name, "-n", "default")
 
         def observed() -> bool:
             daemon_sets = self.cluster.get("daemonsets", *NAMESPACE_ARGS)["items"]
