@@ -207,7 +207,7 @@ def test_a_wait_loses_no_peer_pod(world: Settings):
 
 def test_a_wait_that_ends_too_early_is_resumed(world: Settings):
     node = busy(world)
-    result = world.apply(config_map={"PROXY_TIMEOUT": "9m"}, disruption="wait", wait_timeout=8, fails=True)
+    result = world.apply(config_map={"PROXY_TIMEOUT": "9m"}, disruption="wait", wait_timeout=12, fails=True)
     assert f"default/kept on {node}" in result["msg"]
     assert result["written"][-1] == "ConfigMap/peer-pods-cm"
     assert result["adaptor"]["waiting"] == [node]

@@ -259,8 +259,8 @@ class TestWaves:
 
     def test_a_node_that_does_not_adopt_the_limit_fails_its_wave(self, rollout: Rollout):
         with second_node_refuses(rollout.cluster):
-            message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=4)
-            assert "Wave 2 of 3 (general) failed: After 4 s the limit of 5 is not in force" in message
+            message = rollout.fail(peerpodconfig_rollout_waves=waves(4, 5, 6), peerpodconfig_rollout_timeout=8)
+            assert "Wave 2 of 3 (general) failed: After 8 s the limit of 5 is not in force" in message
             assert "general advertises 10. " in message
             # In the second generation, cloud-api-adaptor can be the reason: it has no ready pod.
             advice = (
