@@ -199,31 +199,37 @@ def _text(file: IO[bytes]) -> str:
 def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
     """Run the module in the forked process. Never returns: no code of the worker may run in this process afterwards."""
     code = 1
-    # The worker's handlers are not the module's: they would delete the temporary directory of the controller.
-    atexit._clear()
-    # Those of the worker would end this process without its handlers of the exit.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_signal: sys.exit(1))
     try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(stdout.fileno(), 1)
-        os.dup2(stderr.fileno(), 2)
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-        basic._ANSIBLE_ARGS = parameters
-        if HAS_PROFILES:
-            from ansible.module_utils import _internal
+        # The worker's handlers are not the module's: they would delete the temporary directory of the controller.
+        atexit._clear()
+        try:
+            # Those of the worker would end this process without its handlers of the exit.
+            _on_signals(lambda *_signal: sys.exit(1))
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stderr.fileno(), 2)
+            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+            basic._ANSIBLE_ARGS = parameters
+            if HAS_PROFILES:
+                from ansible.module_utils import _internal
 
-            basic._ANSIBLE_PROFILE = PROFILE
-            # The warnings of a module are part of its result; the controller would show them on its display.
-            _internal.is_controller = False
-        main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0
-    except Exception:  # noqa: BLE001 - any exception is part of the module's output.
-        traceback.print_exc()
-    finally:
+                basic._ANSIBLE_PROFILE = PROFILE
+                # The warnings of a module are part of its result; the controller would show them on its display.
+                _internal.is_controller = False
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        except Exception:  # noqa: BLE001 - any exception is part of the module's output.
+            traceback.print_exc()
+        _on_signals(signal.SIG_IGN)
         # Kubernetes' client writes the keys of a kubeconfig to files, and deletes them then.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:
         os._exit(code)
+
+
+def _on_signals(handler: Callable[..., object] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
