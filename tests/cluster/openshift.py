@@ -280,6 +280,20 @@ def set_status(cluster: Cluster, name: str, status: dict, namespace: str = "defa
     cluster.merge(name, {"status": status}, namespace, subresource="status")
 
 
+def remove_pods(cluster: Cluster, namespace: str = "default") -> None:
+    """Delete all pods of a namespace, also where there is no kubelet that ends them."""
+    cluster.delete("pods", "--all", "-n", namespace, "--force", "--grace-period=0")
+
+
+def wait_for_scheduler(cluster: Cluster, pod: str, namespace: str) -> None:
+    """Wait until the scheduler has looked for a node for the pod."""
+    wait_for(
+        "the scheduler to have looked",
+        lambda: cluster.get("pod", pod, "-n", namespace)["status"].get("conditions"),
+        seconds=30,
+    )
+
+
 def monitoring(cluster: Cluster) -> None:
     """Install the CustomResourceDefinitions of Prometheus' operator."""
     files = source(DEFINITIONS, "github.com/prometheus-operator/prometheus-operator")

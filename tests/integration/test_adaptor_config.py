@@ -116,7 +116,7 @@ def world(running: tuple[Cluster, bool, Path], run_module: Callable[..., dict]) 
     settings = Settings(cluster, rolls, kubeconfig, run_module)
     settings.settled_adaptors()
     yield settings
-    settings.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(settings.cluster)
 
 
 def busy(world: Settings) -> str:

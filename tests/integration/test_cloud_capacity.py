@@ -550,7 +550,7 @@ def installed(cluster: Cluster, agent) -> Iterator[Cluster]:
     cluster.kubectl(*delete, *collection_objects, "-n", AGENT_NAMESPACE)
     cluster.kubectl(*delete, "configmap", "peer-pods-cm", "-n", OPERATOR_NAMESPACE)
     cluster.kubectl(*delete, "peerpodconfig", "--all", "-n", OPERATOR_NAMESPACE)
-    cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(cluster)
 
 
 @pytest.fixture

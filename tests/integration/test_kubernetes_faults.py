@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.openshift import POD_VM_SETTINGS, set_status
+from tests.cluster.openshift import POD_VM_SETTINGS, remove_pods, set_status
 from tests.integration.apiserver import AWAY, ETCD_TIMEOUT, THROTTLED, Answer, Break, between, requests_of, status
 from tests.playbook_runs import run_playbook
 from tests.support import JSON_OUTPUT, OPERATOR_NAMESPACE, ansible_environment, local_play
@@ -883,7 +883,7 @@ def test_a_list_with_an_expired_continue_token_is_restarted(cluster, run_with_fa
     cut.clear()
     lowered = run_with_faults(intervene, limit=2)
     assert {node["name"]: node["used"] for node in lowered["nodes"]} == rows
-    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    remove_pods(cluster, NAMESPACE)
 
 
 def test_a_list_that_never_ends_is_given_up(cluster, run_with_faults):

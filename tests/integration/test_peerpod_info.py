@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.openshift import set_status
+from tests.cluster.openshift import remove_pods, set_status, wait_for_scheduler
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
@@ -86,11 +86,7 @@ def create_peer_pods(cluster) -> None:
         lambda: all(len(cluster.get("node", name)["spec"]["taints"]) == 1 for name in NODES),
         seconds=30,
     )
-    wait_for(
-        "the scheduler to have looked",
-        lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
-        seconds=30,
-    )
+    wait_for_scheduler(cluster, "waits", NAMESPACE)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +95,7 @@ def peer_pods(cluster):
         create_peer_pods(cluster)
         yield
     finally:
-        # There is no kubelet that ends them.
-        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        remove_pods(cluster, NAMESPACE)
         cluster.delete("namespace", NAMESPACE, "--wait=false")
         cluster.delete("runtimeclass", RUNTIME_CLASS)
         cluster.delete("node", *NODES)

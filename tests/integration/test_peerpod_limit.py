@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.cluster.openshift import remove_pods
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
@@ -95,7 +96,7 @@ def three_pods(cluster, config):
     )
     yield
     # There is no kubelet that ends them.
-    cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    remove_pods(cluster, NAMESPACE)
 
 
 def spec_of(cluster, name: str = "ours") -> dict:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.cluster.openshift import set_status
+from tests.cluster.openshift import remove_pods, set_status
 from tests.cluster.processes import wait_for
 from tests.integration.apiserver import between, requests_of
 
@@ -120,7 +120,7 @@ def operator(cluster):
         set_status(cluster, f"clusterserviceversion/{csv}", {"phase": "Succeeded"}, NAMESPACE)
         yield
     finally:
-        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")  # No kubelet ends them.
+        remove_pods(cluster, NAMESPACE)
         cluster.delete("namespace", NAMESPACE, AGENT_NAMESPACE, "--wait=false")
         cluster.delete("node", *NODES)
 
@@ -140,7 +140,7 @@ def settings(cluster, operator):
     cluster.label("node", *NODES, "example.com/pool-")
     pods = cluster.get("pods", "-n", NAMESPACE)["items"]
     if pods:
-        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        remove_pods(cluster, NAMESPACE)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cluster.openshift import VERSION, set_status
-from tests.cluster.processes import wait_for
+from tests.cluster.openshift import VERSION, remove_pods, set_status, wait_for_scheduler
 from tests.integration.apiserver import requests_of
 from tests.integration.site import RoleAlone, artifacts, failure_message, play_of
 from tests.support import OPERATOR_NAMESPACE
@@ -96,11 +95,7 @@ def create_nodes_with_peer_pods(cluster) -> None:
     waiting = {"waiting": {"reason": "InvalidImageName", "message": MESSAGE}}
     statuses = {"containerStatuses": [{**container, "state": waiting}]}
     set_status(cluster, "pod/starts", statuses, NAMESPACE)
-    wait_for(
-        "the scheduler to have looked",
-        lambda: cluster.get("pod", "waits", "-n", NAMESPACE)["status"].get("conditions"),
-        seconds=30,
-    )
+    wait_for_scheduler(cluster, "waits", NAMESPACE)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +104,7 @@ def nodes_with_peer_pods(cluster) -> Iterator[None]:
         create_nodes_with_peer_pods(cluster)
         yield
     finally:
-        cluster.delete("pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+        remove_pods(cluster, NAMESPACE)
         cluster.delete("namespace", NAMESPACE, "--wait=false")
         cluster.delete("csv", CSV, "-n", OPERATOR_NAMESPACE)
         cluster.delete("runtimeclass", RUNTIME_CLASS)

@@ -300,7 +300,7 @@ def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     (owner,) = daemon_set(world, name)["metadata"]["ownerReferences"]
     assert owner["name"] == "peerpodconfig-openshift"
     world.cluster.delete("peerpodconfig", "memory", *NAMESPACE_ARGS)
-    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(world.cluster)
 
 
 def image_pods(world: World) -> list[dict]:
@@ -506,7 +506,7 @@ def test_a_write_to_peer_pods_cm_loses_the_peer_pods_of_every_node(world: World)
 
     # A second VM; the first one stays until the pod is deleted.
     wait_for("the second VM", lambda: machines() == 2, seconds=30)
-    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(world.cluster)
     wait_for(
         "the PeerPods to go",
         lambda: not world.cluster.get("peerpods", "-n", "default")["items"],
@@ -563,7 +563,7 @@ def test_a_container_that_is_killed_removes_nothing(world: World):
 
 def test_the_newest_adaptor_uses_the_leading_digits_of_its_limit(world: World):
     """If the limit does not begin with digits, it uses 10 (IntWithEnv)."""
-    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(world.cluster)
     for text, number in (("many", "10"), ("20abc", "20")):
         world.settings(PEERPODS_LIMIT_PER_NODE=text)
         delete_adaptors(world, set(world.adaptors()))
@@ -625,7 +625,7 @@ def test_an_older_adaptor_crashes_with_a_limit_that_is_not_a_number(world: World
 
 
 def test_a_negative_limit_advertises_nothing(world: World):
-    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(world.cluster)
     before = world.adaptors()
     world.settings(PEERPODS_LIMIT_PER_NODE="-1")
     delete_adaptors(world, set(before))

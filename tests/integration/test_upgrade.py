@@ -177,7 +177,7 @@ def test_a_second_run_changes_nothing(world: World, upgrade: Upgrade):
 
 def test_a_renewal_whose_image_job_would_fail(world: World, upgrade: Upgrade, moto: Moto):
     """The credentials are given, and the bucket was deleted after the first image."""
-    world.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+    openshift.remove_pods(world.cluster)
     on_moto = replace(upgrade, cloud_environment=moto.environment)
     with upgrade.unchanged():
         completed = on_moto.run_with(**{**CONFIRMED, "operator_install_confirm_image": True})
