@@ -202,25 +202,7 @@ def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], 
     try:
         # The worker's handlers are not the module's: they would delete the temporary directory of the controller.
         atexit._clear()
-        try:
-            # Those of the worker would end this process without its handlers of the exit.
-            _on_signals(lambda *_signal: sys.exit(1))
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            os.dup2(stdout.fileno(), 1)
-            os.dup2(stderr.fileno(), 2)
-            sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-            basic._ANSIBLE_ARGS = parameters
-            if HAS_PROFILES:
-                from ansible.module_utils import _internal
-
-                basic._ANSIBLE_PROFILE = PROFILE
-                # The warnings of a module are part of its result; the controller would show them on its display.
-                _internal.is_controller = False
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        except Exception:  # noqa: BLE001 - any exception is part of the module's output.
-            traceback.print_exc()
+        code = _status_of(main, parameters, stdout, stderr)
         _on_signals(signal.SIG_IGN)
         # Kubernetes' client writes the keys of a kubeconfig to files, and deletes them then.
         atexit._run_exitfuncs()
@@ -228,6 +210,30 @@ def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], 
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def _status_of(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> int:
+    """The exit status of the module, in the process that has been forked for it."""
+    try:
+        # Those of the worker would end this process without its handlers of the exit.
+        _on_signals(lambda *_signal: sys.exit(1))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        basic._ANSIBLE_ARGS = parameters
+        if HAS_PROFILES:
+            from ansible.module_utils import _internal
+
+            basic._ANSIBLE_PROFILE = PROFILE
+            # The warnings of a module are part of its result; the controller would show them on its display.
+            _internal.is_controller = False
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except Exception:  # noqa: BLE001 - any exception is part of the module's output.
+        traceback.print_exc()
+    return 1
 
 
 def _on_signals(handler: Callable[..., object] | signal.Handlers) -> None:
