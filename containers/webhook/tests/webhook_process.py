@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from tests.cluster.processes import free_ports
+from tests.cluster.processes import free_ports, wait_for
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,11 +88,7 @@ def start(env: dict[str, str], files: int | None = None) -> subprocess.Popen:
 
 
 def wait_until(condition, seconds: float = 20):
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"the condition was not met within {seconds} seconds"
-        time.sleep(0.1)
-    return result
+    return wait_for("the condition", condition, seconds=seconds)
 
 
 class Webhook:
