@@ -61,7 +61,8 @@ def test_metadata_changes_as_by_kubectl(cluster: Cluster, command: str):
     first, second = (cluster.get("configmap", name, "--show-managed-fields")["metadata"] for name in names)
     for key in ("labels", "annotations"):
         assert first.get(key) == second.get(key)
-    managers = [[entry["manager"] for entry in metadata["managedFields"]] for metadata in (first, second)]
+    # Their order depends on the seconds in which they wrote.
+    managers = [sorted(entry["manager"] for entry in metadata["managedFields"]) for metadata in (first, second)]
     assert managers[0] == managers[1]
     cluster.delete("configmap", *names)
 
