@@ -25,7 +25,8 @@ class Login:
         self.endpoint_url = endpoint_url
         self.tenant_id = "3d2f6f2b-6a3c-4c5f-9c77-0d7a54d3e1aa"
         self.client_id = "b1a5c2de-8d2c-4b21-9a57-5e2f0cf9d3b0"
-        self.client_secret = "8Q~emulated-and-worth-nothing-elsewhere"
+        # Another one than that of every other emulator, whose `az login` has it in the list of processes.
+        self.client_secret = f"8Q~{uuid.uuid4()}"
         # The assertion (a service account's token) that is federated with client_id.
         self.federated_token = "emulated.service-account.token"
         # The lifetime of new tokens, in seconds.

@@ -221,6 +221,10 @@ class Client:
             self._discover()
         return self._resources.get(key)
 
+    def rediscover(self) -> None:
+        """Forget the kinds that the API server has served: it may serve another definition of one of them."""
+        self._resources.clear()
+
     def _discover(self) -> None:
         for root in ("/api", "/apis"):
             for group in self._request("GET", root, accept=DISCOVERY)["items"]:

@@ -86,6 +86,8 @@ class LocalPod:
     manifest: dict
     directory: Path
     status: dict = field(default_factory=dict)
+    # Of the readiness probes, in a row.
+    failures: int = 0
     refreshed: float = 0
     tokens_made: dict[str, float] = field(default_factory=dict)
 
@@ -548,16 +550,26 @@ class Kubelet:
         )
         return {"KUBECONFIG": str(path)}
 
+    @staticmethod
+    def _is_ready(pod: LocalPod, address: str) -> bool:
+        """Whether the readiness probes succeed, or have failed for fewer times in a row than makes a pod unready."""
+        containers = pod.manifest["spec"]["containers"]
+        failed = [
+            probe
+            for container in containers
+            if (probe := container.get("readinessProbe")) and not probe_succeeds(probe, container, address)
+        ]
+        pod.failures = pod.failures + 1 if failed else 0
+        threshold = min((probe.get("failureThreshold", 3) for probe in failed), default=1)
+        return pod.failures < threshold if pod.status.get("ready") else not failed
+
     def _report(self, pod: LocalPod) -> None:
         runtime = self._runtime_of(pod)
         running = runtime.running(pod)
         if not running and pod.manifest["spec"]["restartPolicy"] == "Never" and isinstance(runtime, ProcessRuntime):
             return self._report_end(pod, runtime)
         address = runtime.address(pod)
-        ready = running and all(
-            probe_succeeds(container.get("readinessProbe"), container, address)
-            for container in pod.manifest["spec"]["containers"]
-        )
+        ready = running and self._is_ready(pod, address)
         yes = {True: "True", False: "False"}
         summary = {"address": address, "running": running, "ready": ready}
         if summary == pod.status:
@@ -703,10 +715,8 @@ def node_info(runtime: str) -> dict[str, str]:
     return {**unknown, "containerRuntimeVersion": f"{runtime}://"}
 
 
-def probe_succeeds(probe: dict | None, container: dict, address: str) -> bool:
+def probe_succeeds(probe: dict, container: dict, address: str) -> bool:
     """Whether a readiness probe (only httpGet) returns a status below 400."""
-    if probe is None:
-        return True
     http_get = probe["httpGet"]
     port = http_get["port"]
     if isinstance(port, str):

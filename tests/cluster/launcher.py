@@ -169,6 +169,7 @@ class Cluster:
         """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))
         wait_for("the CustomResourceDefinitions", self._all_established, seconds=30)
+        self._client.rediscover()
 
     def _all_established(self) -> bool:
         established = {"type": "Established", "status": "True"}.items()
@@ -321,6 +322,9 @@ class Cluster:
                 # With the default of 20 requests a second, hundreds of new nodes become usable only after minutes.
                 "--kube-api-qps=400",
                 "--kube-api-burst=800",
+                # After a minute by default, a node that never reports its status gets the condition Ready=Unknown. Those
+                # of some tests have no kubelet.
+                "--node-startup-grace-period=1h",
                 f"--root-ca-file={self._ca_file}",
                 f"--service-account-private-key-file={self._service_account_key}",
                 f"--cluster-signing-cert-file={self._ca_file}",

@@ -91,13 +91,20 @@ class PodNetwork:
             local = self._pods[host, port]()
             if local is None:
                 raise TimeoutError
-            return socket.create_connection(("127.0.0.1", local), 10)
+            return _connection("127.0.0.1", local)
         if ipaddress.ip_address(host) in POD_NETWORK:
             # No pod, or no program at its port.
             raise ConnectionRefusedError if any(host == address for address, _port in self._pods) else TimeoutError
         if port == KUBELET_PORT:
-            return socket.create_connection(("127.0.0.1", self._logs.server_port), 10)
-        return socket.create_connection((host, port), 10)
+            return _connection("127.0.0.1", self._logs.server_port)
+        return _connection(host, port)
+
+
+def _connection(host: str, port: int) -> socket.socket:
+    connected = socket.create_connection((host, port), timeout=10)
+    # The API server keeps idle connections for its next request, and fails if one is closed as it sends that.
+    connected.settimeout(None)
+    return connected
 
 
 def _reason(error: OSError) -> str:

@@ -31,7 +31,8 @@ def requests_of(cluster: Cluster, user: str) -> list[tuple[str, str]]:
         (event["verb"], unquote(event["requestURI"]))
         for event in events
         if event["user"].get("username") == user  # A request with rejected credentials has no user.
-        and event["stage"] == "ResponseComplete"
+        # The API server logs the end of a watch after it has noticed that the client has closed the connection.
+        and event["stage"] == ("ResponseStarted" if event["verb"] == "watch" else "ResponseComplete")
         and event["requestURI"] not in ("/version", "/apis")
     ]
 

@@ -310,7 +310,7 @@ def test_secrets_are_never_printed(arm, reach):
     def list_processes(request: Request, pass_on: PassOn) -> Answer:
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                outputs.append((process / "cmdline").read_text())
+                outputs.append((process / "cmdline").read_text(errors="replace"))
             except OSError:  # The process has ended.
                 continue
         return pass_on()

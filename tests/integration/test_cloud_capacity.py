@@ -762,6 +762,7 @@ def test_the_wait_is_for_the_bounded_limit(installed: Cluster, set_limit):
 
 
 def test_a_timeout_reports_the_bounded_limit(installed: Cluster, set_limit):
+    assert not set_limit("bounded", "system:masters", limit=8, wait=True).get("failed")
     bounds = {"data": {"budget": "9"}}
     result = set_limit("bounded", "system:masters", limit=8, wait=True, wait_timeout=2, cloud_capacity=bounds)
     assert result["failed"]

@@ -167,9 +167,13 @@ def test_without_a_mutation(cluster: Cluster, info: Info):
 
 def test_a_webhook_that_does_not_answer_does_not_mutate(info: Info, close: Callable[..., None]):
     close(webhook("Mutating", "mwebhook.peerpods.io"), "not_mutated")
-    result = info()
-    assert result["state"] == "not_mutated"
-    assert 'failed calling webhook "mwebhook.peerpods.io"' in result["message"]
+
+    def called() -> dict | None:
+        result = info()
+        return result if 'failed calling webhook "mwebhook.peerpods.io"' in result["message"] else None
+
+    # The state was the same before.
+    assert wait_for("the call of the webhook", called, seconds=20)["state"] == "not_mutated"
 
 
 def test_a_webhook_that_excludes_every_namespace_is_not_a_missing_mutation(cluster: Cluster, info: Info, close):

@@ -146,7 +146,7 @@ class TestBefore:
             message = role.fail(policy_namespace_selector={"matchExpressions": [{"key": "a", "operator": "In"}]})
         assert "operator is In but all of the following are missing: values" in message
 
-    def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster):
+    def test_an_api_server_without_validating_policies_is_reported(self, role: Role, cluster: Cluster, tmp_path):
         """The response of an API server before Kubernetes 1.30."""
         group = "/apis/admissionregistration.k8s.io/v1"
 
@@ -155,7 +155,8 @@ class TestBefore:
                 return 200, b'{"kind": "APIResourceList", "resources": []}'
             return (404, b"{}") if path.startswith(f"{group}/validating") else None
 
-        old = {"K8S_AUTH_KUBECONFIG": None, "K8S_AUTH_API_KEY": "any"}
+        # kubernetes.core keeps there what it has discovered, by URL, which another API server may have had.
+        old = {"K8S_AUTH_KUBECONFIG": None, "K8S_AUTH_API_KEY": "any", "TMPDIR": str(tmp_path)}
         with between(cluster, cluster.kubeconfig, hide_policies) as url, role.unchanged():
             completed = role.run(K8S_AUTH_HOST=url, **old)
             removal = role.run("-e", "policy_state=absent", K8S_AUTH_HOST=url, **old)

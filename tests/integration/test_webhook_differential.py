@@ -330,7 +330,7 @@ def generated(random: Random, name: str) -> Pod:
     owners = [owner for _, owner in (*containers, *init)]
     has_whole = not windows and not limited and random.random() < 0.2
     pod_level = resources_of_pod(random, owners) if has_whole else None
-    wrong = spoil(random, [*containers, *init]) if random.random() < 0.03 else None
+    wrong = spoil(random, [*containers, *init]) if random.random() < 0.06 else None
     metadata: dict[str, Any] = {"generateName": f"{name}-"} if random.random() < 0.3 else {"name": name}
     if random.random() < 0.5:
         keys = [MACHINE_TYPE, "example.com/owner", *(key for _, key, _ in SIZES)]

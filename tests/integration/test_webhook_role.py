@@ -602,7 +602,6 @@ def strict(role: Callable[..., Role], cluster: Cluster) -> Role:
         webhook_client_ca=cluster.ca.decode(),
         webhook_tls_cipher_suites=["ECDHE-ECDSA-AES128-GCM-SHA256"],
         webhook_tls_min_version="VersionTLS13",
-        webhook_timeout=15,
     )
     installed.install()
     return installed
@@ -635,7 +634,7 @@ def test_the_settings_of_the_pods_are_those_of_the_webhook(strict: Role):
 
 def test_an_api_server_without_the_client_certificate_is_reported(role, cluster: Cluster):
     """On OpenShift, the API server does not present a client certificate to the webhook."""
-    unknown = role("unknown", webhook_client_ca=cluster.ca.decode(), webhook_timeout=15)
+    unknown = role("unknown", webhook_client_ca=cluster.ca.decode(), webhook_timeout=30)
     assert "it does not mutate a pod" in failure_message(unknown.run())
 
 
