@@ -123,9 +123,10 @@ class Adaptors:
             if event != "DELETED" and FINALIZER in metadata.get("finalizers", []):
                 self._patch(_path(pod), {"metadata": {"finalizers": None}})
         elif known is None and pod.get("status", {}).get("phase") == "Running":
-            self._started[uid] = pod
             self._patch(_path(pod), {"metadata": {"finalizers": [FINALIZER]}})
             self._start(pod)
+            # After a failure, the pod is seen again.
+            self._started[uid] = pod
         elif known and _asked_restart(pod) != _asked_restart(known):
             self._started[uid] = pod
             self._end(pod)

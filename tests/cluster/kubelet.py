@@ -574,7 +574,6 @@ class Kubelet:
         summary = {"address": address, "running": running, "ready": ready}
         if summary == pod.status:
             return
-        pod.status = summary
         started = now()
         self._api.merge(
             f"{pod.path}/status",
@@ -611,12 +610,12 @@ class Kubelet:
                 }
             },
         )
+        pod.status = summary
 
     def _report_end(self, pod: LocalPod, runtime: ProcessRuntime) -> None:
         """The status of a pod whose containers have ended, and are not started again."""
         if "ended" in pod.status:
             return
-        pod.status = {"ended": True}
         codes, ended = runtime.exit_codes(pod), now()
         failed = any(codes)
         containers = zip(pod.manifest["spec"]["containers"], codes, strict=True)

@@ -322,8 +322,8 @@ class Cluster:
                 # With the default of 20 requests a second, hundreds of new nodes become usable only after minutes.
                 "--kube-api-qps=400",
                 "--kube-api-burst=800",
-                # After a minute by default, a node that never reports its status gets the condition Ready=Unknown. Those
-                # of some tests have no kubelet.
+                # After a minute by default, a node that never reports its status gets the condition Ready=Unknown.
+                # Those of some tests have no kubelet.
                 "--node-startup-grace-period=1h",
                 f"--root-ca-file={self._ca_file}",
                 f"--service-account-private-key-file={self._service_account_key}",

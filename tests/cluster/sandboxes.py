@@ -310,7 +310,7 @@ class Sandboxes:
         path = self._directory / f"{sandbox.pod['metadata']['namespace']}_{sandbox.pod['metadata']['name']}.log"
         module = [sys.executable, "-m", "tests.cluster.peer_pod", json.dumps(network), *arguments]
         with path.open("wb") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *module],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -318,6 +318,10 @@ class Sandboxes:
                 cwd=Path(__file__).parents[2],
                 env={"KUBERNETES_SERVICE_HOST": SERVICE, "KUBERNETES_SERVICE_PORT": "443"},
             )
+        # The program prints when it listens. Until then, it would only show how busy this machine is.
+        while process.poll() is None and not path.stat().st_size and not sandbox.stopped.wait(0.05):
+            pass
+        return process
 
     def _local(self, vm: Vm, port: int) -> int | None:
         return port if self._has_tunnel(vm) else None

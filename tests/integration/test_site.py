@@ -197,7 +197,8 @@ def test_a_failed_image_job_ends_the_run_with_its_log(site: Site):
     assert "The job osc-podvm-image-creation of the operator, which creates the image of the pod VMs, failed" in message
     assert "The end of the log of pod osc-podvm-image-creation-" in message
     assert "Bucket podvm-image-262093934.0.1 not found or not accessible." in message
-    assert "BackoffLimitExceeded" in message
+    # One of the events of the job. That of its failure may come after its condition, which ends the run.
+    assert "SuccessfulCreate" in message
     assert "run the playbook again" in message
 
 
@@ -522,6 +523,12 @@ class TestTeardown:
         cluster = installed.cluster
         cluster.apply(*USERS_OBJECTS)
         users = {(entry["kind"], entry["metadata"]["namespace"], entry["metadata"]["name"]) for entry in USERS_OBJECTS}
+
+        def reasons() -> set[str]:
+            conditions = cluster.get("deployment", "mine", "-n", OPERATOR_NAMESPACE)["status"].get("conditions", ())
+            return {condition["reason"] for condition in conditions}
+
+        wait_for("the last status of the Deployment", lambda: "NewReplicaSetAvailable" in reasons(), seconds=30)
         before = dump(cluster)
         with installed.unchanged():
             planned = succeed(teardown.run, "--check")

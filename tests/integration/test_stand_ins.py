@@ -6,6 +6,7 @@ One cluster is upgraded from 1.8 over 1.9 to the newest; each test begins in the
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sys
 import uuid
@@ -276,11 +277,20 @@ def test_1_8_advertises_again_after_any_write_to_a_peer_pod_config(world: World)
     assert world.adaptors("peerpodconfig-ctrl-caa-daemon") == before
 
 
+def admits(world: World) -> bool:
+    """Whether peer pods are admitted: the operator registers its webhook before that serves."""
+    probe = json.dumps(peer_pod("probe"))
+    with contextlib.suppress(RuntimeError):
+        return bool(world.cluster.kubectl("create", "--dry-run=server", "-f", "-", input=probe))
+    return False
+
+
 def test_1_8_moves_its_daemon_set_to_the_nodes_of_the_last_peer_pod_config(
     world: World,
 ):
     """The other nodes lose cloud-api-adaptor, and the peer pods that it served."""
     name = "peerpodconfig-ctrl-caa-daemon"
+    wait_for("the operator's webhook", lambda: admits(world), seconds=60)
     make_peer_pods(world, first="Never", second="Never")
     nodes = sorted(world.adaptors(name).values())
     world.cluster.label("node", nodes[0], "node-role.kubernetes.io/memory=")
@@ -679,7 +689,8 @@ def test_a_failed_image_job_leaves_no_trace_in_the_kataconfig(world: World, run_
     wait_for("the end of the job", lambda: condition(world) == ("False", ""), seconds=60)
     assert world.image() == ""
     assert "kata-remote" in world.cluster.get("kataconfig", "kata")["status"]["runtimeClasses"]
-    assert world.cluster.get("jobs", *NAMESPACE_ARGS)["items"] == []
+    # With a finalizer, until the garbage collector has removed the owner of its pods.
+    wait_for("the end of the job", lambda: not world.cluster.get("jobs", *NAMESPACE_ARGS)["items"], seconds=30)
     pods = image_pods(world)[before:]
     assert [pod["status"]["phase"] for pod in pods] == ["Failed", "Failed"]
     events = world.cluster.get(

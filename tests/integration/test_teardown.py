@@ -161,7 +161,12 @@ def manual_setup(site: Site, teardown: RoleAlone, moto: aws.Moto) -> Iterator[tu
         nodes = site.cluster.get(*workers)["items"]
         return {node["status"]["allocatable"].get("kata.peerpods.io/vm") for node in nodes}
 
+    def available() -> list[int | None]:
+        sets = site.cluster.get("daemonsets", "-n", OPERATOR_NAMESPACE)["items"]
+        return [each.get("status", {}).get("numberAvailable") for each in sets]
+
     wait_for("the operator to advertise it", lambda: advertised() == {"7"}, seconds=30)
+    wait_for("cloud-api-adaptor", lambda: available() == [len(site.cloud.workers)], seconds=60)
     site.cluster.merge("subscription/mine", {"spec": {"installPlanApproval": "Manual"}}, OPERATOR_NAMESPACE)
     before = dump(site.cluster), site.rules()
     succeed(site.run, "-e", json.dumps({"node_capacity_manager": "collection", **IN_NAMESPACE}))

@@ -47,19 +47,28 @@ class Recorder(threading.Thread):
     def __init__(self, cluster: Cluster, path: str, selector: str = ""):
         super().__init__(daemon=True)
         self._api = Api(str(cluster.kubeconfig))
-        path += f"?labelSelector={selector}"
-        listed = self._api.request("GET", path)
+        self._path = f"{path}?labelSelector={selector}"
+        listed = self._api.request("GET", self._path)
         self.before = listed["items"]
-        version = listed["metadata"]["resourceVersion"]
-        self._watch = f"{path}&watch=true&timeoutSeconds=300&resourceVersion={version}"
+        self._start = listed["metadata"]["resourceVersion"]
         self.seen: list[tuple[int, str, dict]] = []
         self.start()
 
     def run(self) -> None:
-        for line in self._api.stream(self._watch):
+        for line in self._api.stream(f"{self._path}&watch=true&timeoutSeconds=300&resourceVersion={self._start}"):
             event = json.loads(line)
             item = event["object"]
             self.seen.append((int(item["metadata"]["resourceVersion"]), event["type"], item))
+
+    def catch_up(self) -> None:
+        """Wait until the record has the last write to each object that exists."""
+        items = self._api.request("GET", self._path)["items"]
+        newest = max(int(item["metadata"]["resourceVersion"]) for item in items)
+        wait_for(
+            "the record",
+            lambda: max(int(self._start), *(version for version, _, _ in self.seen)) >= newest,
+            seconds=30,
+        )
 
 
 def slots(node: dict) -> int:
@@ -97,14 +106,18 @@ def test_a_node_has_fewer_slots_than_its_limit_only_while_its_adaptor_is_down(wo
         wait_for("the newest operator", lambda: world.version() == "1.13.0", seconds=120)
 
         def settled() -> bool:
-            adaptors = filter(is_adaptor, world.cluster.get("pods", *NAMESPACE_ARGS)["items"])
-            ready = [is_ready(pod) for pod in adaptors] == [True, True]
-            return ready and set(world.advertised()) == {str(LIMIT)}
+            adaptors = list(filter(is_adaptor, world.cluster.get("pods", *NAMESPACE_ARGS)["items"]))
+            # The DaemonSet of the newest release comes after the operator.
+            new = all(pod["spec"]["containers"][0]["image"].endswith(":1.13.0") for pod in adaptors)
+            workers = world.cluster.get("nodes", "-l", WORKERS)["items"]
+            return new and [is_ready(pod) for pod in adaptors] == [True, True] and set(map(slots, workers)) == {LIMIT}
 
         wait_for("both nodes to advertise the limit again", settled, seconds=120)
     finally:
         stop.set()
         creating.join()
+    nodes.catch_up()
+    pods.catch_up()
     assert world.cluster.get("peerpodconfigs", "-A")["items"] == []
     names = [node["metadata"]["name"] for node in nodes.before]
     outages, dips = dict.fromkeys(names, 0), dict.fromkeys(names, 0)

@@ -188,6 +188,8 @@ class Workspace:
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": self.id},
                 "spec": {
+                    # That of the namespace exists only later.
+                    "serviceAccountName": self.id,
                     "automountServiceAccountToken": False,
                     "nodeName": node,
                     # No scheduler has this name, so the pod stays pending.
@@ -252,6 +254,8 @@ class Workspace:
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": self.id, "labels": {"name": daemon_set}},
                 "spec": {
+                    # That of the namespace exists only later.
+                    "serviceAccountName": self.id,
                     "automountServiceAccountToken": False,
                     "nodeName": node,
                     "containers": [{"name": "caa-pod", "image": "i"}],

@@ -37,6 +37,9 @@ def test_a_changed_limit_is_advertised_without_other_writes(workspace):
     workspace.config("c", "1000")
     until(lambda: workspace.slots(node), ("1k", "1k"))
     workspace.relabel(node, "unrelated=label")
+    # Nodes have one watch: the agent has seen the label when it sees another node.
+    late = workspace.node("late")
+    until(lambda: workspace.slots(late), ("1k", "1k"))
     workspace.config("c", "0")
     until(lambda: workspace.slots(node), ("0", "0"))
     until(lambda: agent.patched(node), [3, 1000, 0])
@@ -130,8 +133,9 @@ def test_a_deselected_node_keeps_the_resource_of_another_writer(workspace):
     # The number is the same and needs no correction, but another program owns it now.
     workspace.share(node, 3)
     workspace.relabel(node, f"{workspace.label}-")
-    workspace.config("c", "4")
     until(lambda: [r.get("node") for r in agent.log("info") if "stays" in r["message"]], [node])
+    workspace.config("c", "4")
+    until(lambda: agent.metrics().get(("peerpods_pool_limit", "c", "PeerPodConfig")), 4)
     workspace.relabel(node, "unrelated=label")
     gets = ("peerpods_node_capacity_requests_total", "200", "get")
     assert agent.metrics()[gets] == 1

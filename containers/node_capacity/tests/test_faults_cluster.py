@@ -58,9 +58,9 @@ def test_an_api_server_that_is_down_for_longer_than_a_lease(workspace: Workspace
     until(lambda: sorted(agent.leads() for agent in agents), [False, True], seconds=60)
     until(lambda: [agent.get("/readyz") for agent in agents], [200, 200])
     for agent in agents:
-        # Of the failures in a row, fewer and fewer are logged.
-        refused = [r for r in agent.log("warning") if "no response" in r["message"]]
-        assert 0 < len(refused) < 60
+        # Of the failures in a row, fewer and fewer are logged: of one collection, at most 7 in 90 s.
+        refused = [r for r in agent.log("warning") if "GET /api/v1/nodes failed: no response" in r["message"]]
+        assert 0 < len(refused) < 10
 
 
 def test_an_etcd_that_is_restored_from_a_backup(workspace: Workspace, cluster: Cluster):
@@ -126,9 +126,15 @@ def test_another_writer_causes_backoff(workspace: Workspace):
     workspace.config("c", "3")
     agent = workspace.start()
     until(lambda: workspace.slots(node), ("3", "3"))
-    for _ in range(30):
+
+    def warned() -> list[tuple[str, bool]]:
         workspace.set_status(node, "0")
-    until(lambda: [(r.get("node"), "managedFields" in r["message"]) for r in agent.warnings()], [(node, True)])
+        return [(r.get("node"), "managedFields" in r["message"]) for r in agent.warnings()]
+
+    # It warns after a number of corrections. What is written during one of them needs no other.
+    until(warned, [(node, True)])
+    for _ in range(20):
+        workspace.set_status(node, "0")
     until(lambda: workspace.slots(node), ("3", "3"), seconds=60)
     assert len(agent.patched(node)) < 20
     workspace.config("c", "4")

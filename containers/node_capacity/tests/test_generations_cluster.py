@@ -121,8 +121,8 @@ def test_an_upgrade_from_the_first_generation(workspace):
     until(lambda: leader.metrics().get(generation), 0)
     # An agent that starts in between does not know the pool.
     for agent in agents:
-        agent.process.kill()
-    agent = workspace.start(LEASE_DURATION_SECONDS="3")
+        agent.stop()
+    agent = workspace.start()
     until(agent.leads, True)
     workspace.config("memory", "5", selector={f"{workspace.label}-memory": ""})
     wait_for_slots(workspace, {node: "12", memory: "5"})
@@ -148,7 +148,9 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     pod = workspace.adaptor(node, daemon_set="peerpodconfig-ctrl-caa-daemon")
     for number in range(2):
         workspace.peer_pod(f"runs-{number}", node)
-    agents = [workspace.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3") for _ in "ab"]
+    # The leader stays the leader until it stops, also on a busy machine.
+    lease = {"LEASE_DURATION_SECONDS": "600"}
+    agents = [workspace.start(REQUIRE_READY_ADAPTOR="true", **lease) for _ in "ab"]
     wait_for_slots(workspace, {node: "12"})
     until(lambda: sum(agent.leads() for agent in agents), 1)
     leader, follower = sorted(agents, key=lambda agent: not agent.leads())
@@ -165,16 +167,16 @@ def test_no_free_slots_without_an_adaptor_during_an_upgrade(workspace):
     wait_for_slots(workspace, {node: "2"})
     assert leader.metrics()[("peerpods_node_adaptor_ready", node)] == 0
     # The other replica has the same state, and peer pods that end are no longer counted.
-    leader.process.kill()
+    leader.stop()
     until(follower.leads, True)
     workspace.remove_pod("runs-0")
     wait_for_slots(workspace, {node: "1"})
     assert workspace.slots(bare) == (None, None)
 
     # An agent that starts now does not know the pool, and writes nothing.
-    follower.process.kill()
+    follower.stop()
     workspace.set_status(node, "9")
-    newcomer = workspace.start(REQUIRE_READY_ADAPTOR="true", LEASE_DURATION_SECONDS="3")
+    newcomer = workspace.start(REQUIRE_READY_ADAPTOR="true", **lease)
     until(newcomer.leads, True)
     assert "nodes are not changed" in newcomer.body("/readyz")
     workspace.remove_pod("runs-1")
@@ -283,12 +285,11 @@ def test_the_value_that_a_starting_adaptor_advertises_is_corrected(second):
     pod = second.adaptor(node)
     agent = second.start(REQUIRE_READY_ADAPTOR="true")
     wait_for_slots(second, {node: "30"})
-    for _ in range(2):
-        second.set_ready(pod, False)
-        second.advertise(node, None)
-        second.set_ready(pod, True)
-        second.advertise(node, 20)
-        until(lambda: second.slots(node), ("30", "30"), seconds=CORRECTION_TIME)
+    second.set_ready(pod, False)
+    second.advertise(node, None)
+    second.set_ready(pod, True)
+    second.advertise(node, 20)
+    until(lambda: second.slots(node), ("30", "30"), seconds=CORRECTION_TIME)
     assert agent.warnings() == []
 
 

@@ -141,11 +141,12 @@ def test_conditions_are_written_once_the_crd_has_them(workspace, request):
     """Also by an agent whose conditions the API server has dropped before."""
     workspace.node("a")
     workspace.config("c", "3")
-    workspace.start()
+    agent = workspace.start()
     until(lambda: workspace.status("c"), {"setupCompleted": True})
     request.getfixturevalue("crd_with_conditions")
     # As if the CRD had been deleted, and its objects with it.
     workspace.delete_config("c")
+    until(lambda: agent.metrics().get(("peerpods_limits_found",)), 0)
     workspace.config("c", "3")
     until(lambda: conditions(workspace), READY)
 
@@ -155,9 +156,10 @@ def test_a_limit_below_the_running_peer_pods_is_reported_and_evicts_none(workspa
     workspace.config("c", "3")
     agent = workspace.start()
     until(lambda: workspace.slots(node), ("3", "3"))
+    # First, since the agent sees the pods in the order of their creation.
+    workspace.peer_pod("pending", None)
     for number in range(2):
         workspace.peer_pod(f"runs-{number}", node)
-    workspace.peer_pod("pending", None)
     until(lambda: agent.metrics().get(("peerpods_node_slots_used", node)), 2)
     assert agent.metrics()[("peerpods_pods_pending",)] == 1
     assert workspace.events() == []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from webhook_process import HOUR, SteadyClients, Webhook, trust_context, wait_until, write_pair
+from webhook_process import HOUR, SteadyClients, Webhook, replace_pair, trust_context, wait_until, write_pair
 
 from peerpods_webhook.certificate import check, read
 from peerpods_webhook.settings import Settings
@@ -73,11 +73,12 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
 
 def write_version_2(directory: Path) -> None:
     """A certificate of X.509 v2, which OpenSSL loads."""
-    certificate = directory / "tls.crt"
     version_3, version_2 = (bytes.fromhex(f"a00302010{number}") for number in (2, 1))
-    write_pair(directory)
-    encoded = ssl.PEM_cert_to_DER_cert(certificate.read_text())
-    certificate.write_text(ssl.DER_cert_to_PEM_cert(encoded.replace(version_3, version_2, 1)))
+    elsewhere = directory / "elsewhere"
+    elsewhere.mkdir()
+    write_pair(elsewhere)
+    encoded = der(elsewhere).replace(version_3, version_2, 1)
+    replace_pair(directory, ssl.DER_cert_to_PEM_cert(encoded).encode(), (elsewhere / "tls.key").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -166,8 +167,13 @@ def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
     write_pair(tmp_path)
     wait_until(lambda: any("Loading the certificate failed" in line for line in webhook.lines()))
     assert webhook.process.poll() is None
-    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    wait_until(lambda: webhook.served_certificate() == der(tmp_path) != before)
+
+    def is_served() -> bool:
+        # The webhook changes its limit as well, and restores what it has found.
+        resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        return webhook.served_certificate() == der(tmp_path) != before
+
+    wait_until(is_served)
     errors = [line["message"] for line in webhook.stop() if line["level"] == "error"]
     assert set(errors) == {"Loading the certificate failed: Too many open files. It is tried again."}
 
@@ -175,8 +181,9 @@ def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
 def test_a_pair_that_is_not_valid_replaces_one_that_is_no_longer_valid(tmp_path):
     webhook = Webhook(tmp_path, write_pair(tmp_path, until=-SECOND))
     write_pair(tmp_path, since=HOUR, until=2 * HOUR)
+    # There is no handover from an expired certificate: the previous listener may accept a last connection.
     wait_until(lambda: "is not valid before" in webhook.get("/readyz").text)
-    assert webhook.served_certificate() == der(tmp_path)
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     webhook.stop()
 
 
@@ -194,7 +201,7 @@ def test_not_ready_with_an_expired_certificate_until_it_is_renewed(tmp_path):
     # There is no handover from an expired certificate.
     connected.settimeout(5)
     assert connected.recv(1) == b""
-    assert webhook.served_certificate() == der(tmp_path)
+    wait_until(lambda: webhook.served_certificate() == der(tmp_path))
     webhook.stop()
 
 

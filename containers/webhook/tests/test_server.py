@@ -257,7 +257,7 @@ def test_startup_error_for_a_port_in_use(tmp_path):
 
 
 def test_after_sigterm_it_serves_during_the_shutdown_delay_and_closes_connections(tmp_path):
-    webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="3")
+    webhook = Webhook(tmp_path, SHUTDOWN_DELAY_SECONDS="5")
     body = json.dumps(review())
     kept_alive = http.client.HTTPSConnection("127.0.0.1", webhook.port, context=webhook.trust)
 
@@ -294,20 +294,22 @@ def test_bodies_being_read_take_bounded_memory(tmp_path):
     framings = b"content-length: 20000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n9\r\n{"
 
     def answers(status: int) -> httpx.Response | None:
-        with webhook.client() as client:
-            reply = client.post("/mutate-v1-pod", json=review())
+        reply = client.post("/mutate-v1-pod", json=review())
         return reply if reply.status_code == status else None
 
-    with contextlib.ExitStack() as stack:
-        for framing in framings * 8:
-            tls = stack.enter_context(webhook.connection())
+    with webhook.client() as client, contextlib.ExitStack() as stack:
+        # The webhook replaces a body that has been announced half a second ago: all connections are open before.
+        assert client.get("/healthz").status_code == 200
+        connections = [stack.enter_context(webhook.connection()) for _ in framings * 8]
+        for tls, framing in zip(connections, framings * 8, strict=True):
             tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
         reply = wait_until(lambda: answers(503), seconds=8)
         assert reply.headers["retry-after"] == "1"
         assert reply.text.startswith("Too many large reviews are being read")
         assert webhook.get("/healthz").status_code == 200
-    # The connections that occupied the memory are closed.
-    wait_until(lambda: answers(200), seconds=8)
+        stack.close()
+        # The connections that occupied the memory are closed.
+        wait_until(lambda: answers(200), seconds=8)
     webhook.stop()
 
 

@@ -49,14 +49,24 @@ def write_pair(directory: Path, key=None, since=-HOUR, until=HOUR) -> dict[str, 
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
         .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
     )
-    (directory / "tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "tls.key").write_bytes(
+    return replace_pair(
+        directory,
+        certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
-        )
+        ),
     )
+
+
+def replace_pair(directory: Path, certificate: bytes, key: bytes) -> dict[str, str]:
+    """As write_pair. No webhook reads a part of a file, or one file long before the other."""
+    contents = {"tls.crt": certificate, "tls.key": key}
+    for name, content in contents.items():
+        (directory / f"{name}.new").write_bytes(content)
+    for name in contents:
+        (directory / f"{name}.new").replace(directory / name)
     return {
         "TLS_CERT_FILE": str(directory / "tls.crt"),
         "TLS_KEY_FILE": str(directory / "tls.key"),
@@ -113,7 +123,8 @@ class Webhook:
 
     def get(self, path: str) -> httpx.Response:
         """GET from the port for probes and metrics."""
-        return httpx.get(f"http://127.0.0.1:{self.health_port}{path}", trust_env=False)
+        # Without verification, httpx does not load all CA certificates first, which is slow.
+        return httpx.get(f"http://127.0.0.1:{self.health_port}{path}", trust_env=False, verify=False)
 
     def served_certificate(self) -> bytes:
         """The certificate on a new connection, as DER."""
