@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import tempfile
 from functools import cache, partial
-from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -27,18 +26,16 @@ def run(name: str, arguments: dict[str, Any], environment: dict[str, str], direc
 
     Raises RuntimeError with the output if it is not a result.
     """
-    context = server_of_modules()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, name, arguments, environment, directory))
-    process.start()
-    sender.close()
-    output = receiver.recv()
-    process.join()
-    receiver.close()
+    with tempfile.TemporaryDirectory() as outputs:
+        process = server_of_modules().Process(target=_run, args=(outputs, name, arguments, environment, directory))
+        process.start()
+        process.join()
+        stdout, stderr = (path.read_text() if path.exists() else "" for path in _output_files(outputs))
     try:
-        result = json.loads(output["stdout"])
+        result = json.loads(stdout)
     except ValueError:
-        raise RuntimeError(f"{name} wrote no result: {output}") from None
+        ended = f"status {process.exitcode}, output {stdout!r}, errors {stderr!r}"
+        raise RuntimeError(f"{name} wrote no result: {ended}") from None
     if "warnings" in result:
         result["warnings"] = [warning["event"]["msg"] for warning in result["warnings"]]
     return result
@@ -57,9 +54,13 @@ def server_of_modules() -> ForkServerContext:
     return context
 
 
-def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
+def _output_files(directory: str) -> tuple[Path, Path]:
+    return Path(directory, "stdout"), Path(directory, "stderr")
+
+
+def _run(outputs: str, name: str, arguments: dict, environment: dict[str, str], directory: Path) -> None:
     # The server has initialized the loader of collections.
-    from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import imported, run_forked
+    from ansible_collections.osc.peerpods.plugins.plugin_utils._in_controller import imported, run_module
     from ansible_collections.osc.peerpods.plugins.plugin_utils._kubernetes_core import run_persistently
 
     os.environ.clear()
@@ -71,4 +72,6 @@ def _run(sender: Connection, name: str, arguments: dict, environment: dict[str, 
         if name not in OF_KUBERNETES_CORE
         else partial(run_persistently, f"kubernetes.core.{name}")
     )
-    sender.send(run_forked(main, parameters))
+    stdout, stderr = _output_files(outputs)
+    with stdout.open("wb") as to_stdout, stderr.open("wb") as to_stderr:
+        run_module(main, parameters, to_stdout, to_stderr)

@@ -163,7 +163,7 @@ def run_forked(main: Callable[[], None], parameters: bytes) -> dict[str, Any]:
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _run_module(main, parameters, stdout, stderr)
+            run_module(main, parameters, stdout, stderr)
         status = None
         try:
             _pid, status = os.waitpid(child, 0)
@@ -196,8 +196,10 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode(errors="surrogateescape")
 
 
-def _run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
-    """Run the module in the forked process. Never returns: no code of the worker may run in this process afterwards."""
+def run_module(main: Callable[[], None], parameters: bytes, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+    """Run the `main` of a module in a process that was forked for it. Never returns: no code of the parent may run in
+    this process afterwards.
+    """
     code = 1
     try:
         # The worker's handlers are not the module's: they would delete the temporary directory of the controller.
