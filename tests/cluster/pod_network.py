@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from .pki import CertificateAuthority
 
 KUBELET_PORT = 10250
+CONNECT_SECONDS = 10
 
 # The addresses of peer pods; those of OVN-Kubernetes on OpenShift are in this network as well.
 POD_NETWORK = ipaddress.ip_network("10.128.0.0/14")
@@ -101,7 +102,7 @@ class PodNetwork:
 
 
 def _connection(host: str, port: int) -> socket.socket:
-    connected = socket.create_connection((host, port), timeout=10)
+    connected = socket.create_connection((host, port), CONNECT_SECONDS)
     # The API server keeps idle connections for its next request, and fails if one is closed as it sends that.
     connected.settimeout(None)
     return connected
