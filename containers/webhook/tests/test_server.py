@@ -293,23 +293,29 @@ def test_bodies_being_read_take_bounded_memory(tmp_path):
     webhook = Webhook(tmp_path, MAX_BODY_BYTES=str(LIMIT))
     framings = b"content-length: 20000\r\n\r\n{", b"transfer-encoding: chunked\r\n\r\n9\r\n{"
 
-    def answers(status: int) -> httpx.Response | None:
-        reply = client.post("/mutate-v1-pod", json=review())
-        return reply if reply.status_code == status else None
+    def send_review() -> httpx.Response:
+        return client.post("/mutate-v1-pod", json=review())
 
-    with webhook.client() as client, contextlib.ExitStack() as stack:
-        # The webhook replaces a body that has been announced half a second ago: all connections are open before.
-        assert client.get("/healthz").status_code == 200
-        connections = [stack.enter_context(webhook.connection()) for _ in framings * 8]
-        for tls, framing in zip(connections, framings * 8, strict=True):
-            tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
-        reply = wait_until(lambda: answers(503), seconds=8)
+    def rejected() -> httpx.Response | None:
+        """The answer to a review while bodies that have been announced occupy the memory.
+
+        After half a second, the review would replace one of them.
+        """
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(webhook.connection()) for _ in framings * 8]
+            for tls, framing in zip(connections, framings * 8, strict=True):
+                tls.sendall(b"POST /mutate-v1-pod HTTP/1.1\r\nhost: x\r\n" + framing)
+            reply = send_review()
+            assert webhook.get("/healthz").status_code == 200
+        return reply if reply.status_code == 503 else None
+
+    with webhook.client() as client:
+        assert send_review().status_code == 200
+        reply = wait_until(rejected)
         assert reply.headers["retry-after"] == "1"
         assert reply.text.startswith("Too many large reviews are being read")
-        assert webhook.get("/healthz").status_code == 200
-        stack.close()
         # The connections that occupied the memory are closed.
-        wait_until(lambda: answers(200), seconds=8)
+        wait_until(lambda: send_review().status_code == 200)
     webhook.stop()
 
 
