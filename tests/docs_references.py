@@ -21,7 +21,9 @@ WITH_DOCUMENTATION = ("docs", "plugins", "roles")
 
 def provide(directory: Path) -> None:
     """Provide the modules whose name occurs in a file with documentation, and the plugins that modules import."""
-    files = (path for folder in WITH_DOCUMENTATION for path in (ROOT / folder).rglob("*") if path.is_file())
+    paths = (path for folder in WITH_DOCUMENTATION for path in (ROOT / folder).rglob("*"))
+    # Another command may write bytecode meanwhile.
+    files = (path for path in paths if "__pycache__" not in path.parts and path.is_file())
     text = "\n".join(path.read_text(errors="replace") for path in files)
     (site_packages,) = (Path(path).parent for path in ansible_collections.__path__)
     for collection in COLLECTIONS:

@@ -32,6 +32,8 @@ class Ec2Proxy(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    # Each of many pods has a connection.
+    request_queue_size = 128
 
     def __init__(self, upstream: str):
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -62,6 +62,8 @@ class Server(ThreadingHTTPServer):
     """Passes requests to `answer`, which may return None to close the connection."""
 
     daemon_threads = True
+    # Each of many pods has a connection.
+    request_queue_size = 128
 
     def __init__(self, context: ssl.SSLContext):
         super().__init__(("127.0.0.1", 0), _Handler)

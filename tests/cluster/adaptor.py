@@ -152,6 +152,7 @@ class Adaptors:
                 annotations = {OWNER: owner}
                 self._patch(f"/api/v1/nodes/{node}", {"metadata": {"annotations": annotations}})
             advertise(self._api, node, str(limit), MANAGER)
+        self._crashed.pop(uid, None)
         self._serving[node].add(uid)
         if self._sandboxes:
             self._settings[node] = self._environment(pod)
@@ -237,13 +238,14 @@ class Adaptors:
     def _run(self, pod: dict) -> None:
         """Start a VM for the pod."""
         uid = pod["metadata"]["uid"]
-        self._waiting.pop(uid, None)
-        self._running[uid] = pod
         if self._sandboxes:
             self._sandboxes.start(pod, *self._settings[pod["spec"]["nodeName"]])
-            return
-        self._make_object(pod)
-        self._container(pod, ready=True)
+        else:
+            self._make_object(pod)
+            self._container(pod, ready=True)
+        # After a failure, the pod is seen again.
+        self._waiting.pop(uid, None)
+        self._running[uid] = pod
 
     def _lose(self, pod: dict) -> None:
         uid = pod["metadata"]["uid"]

@@ -14,7 +14,7 @@ import boto3
 from .image_builder import TRUST, vmimport_policy
 from .image_jobs import VERSION
 from .openshift import INFRASTRUCTURE_NAME, PYTHON, Worker
-from .processes import Processes, free_ports, wait_for
+from .processes import START_SECONDS, Processes, free_ports, wait_for
 
 REGION = "eu-central-1"
 VPC_CIDR = "10.0.0.0/16"
@@ -39,7 +39,7 @@ class Moto:
                 # As in AWS without a policy of the bucket.
                 environment={**PYTHON, "MOTO_S3_ALLOW_CROSSACCOUNT_ACCESS": "false"},
             )
-            wait_for("moto", self._ready, seconds=60)
+            wait_for("moto", self._ready, seconds=START_SECONDS)
         except BaseException:
             self.processes.stop()
             raise

@@ -6,6 +6,7 @@ kubectl takes a sixth of a second of CPU time for a request of two milliseconds,
 from __future__ import annotations
 
 import argparse
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +52,17 @@ _DELETE.add_argument("--grace-period", type=int)
 _DELETE.add_argument("--force", action="store_true")
 _DELETE.add_argument("--wait", choices=("true", "false"), default="true")
 
+_PARSING = threading.Lock()
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The parser changes its options while it parses, and all parsers share them."""
+    with _PARSING:
+        return parser.parse_intermixed_args(arguments)
+
+
 # The seconds that a deletion waits for finalizers and controllers.
-DELETION_TIMEOUT = 60
+DELETION_TIMEOUT = 180
 
 NOT_FOUND = 404
 
@@ -88,7 +98,7 @@ class Client:
 
     def get(self, *arguments: str) -> dict:
         """The JSON that `kubectl get` with these arguments prints; RuntimeError if kubectl would fail."""
-        options = _GET.parse_intermixed_args(arguments)
+        options = _parsed(_GET, arguments)
         names = self._named(options)
         objects = [self._request("GET", path) for path in names] if names else self._list(options)
         if not options.show_managed_fields:
@@ -100,7 +110,7 @@ class Client:
 
     def delete(self, *arguments: str) -> None:
         """Delete objects as `kubectl delete` with these arguments does; RuntimeError if kubectl would fail."""
-        options = _DELETE.parse_intermixed_args(arguments)
+        options = _parsed(_DELETE, arguments)
         paths = self._named(options)
         if not paths:
             if not (options.all or options.selector or options.field_selector):
@@ -132,7 +142,7 @@ class Client:
         self._change("annotations", "kubectl-annotate", arguments)
 
     def _change(self, field: str, manager: str, arguments: Sequence[str]) -> None:
-        options = _OPTIONS.parse_intermixed_args(arguments)
+        options = _parsed(_OPTIONS, arguments)
         # A name has no "=" and does not end with "-".
         changes = [argument for argument in options.names if "=" in argument or argument.endswith("-")]
         options.names = [name for name in options.names if name not in changes]
@@ -180,7 +190,7 @@ class Client:
         for item in objects:
             kind = item["apiVersion"], item["kind"]
             # The API server serves a new kind some time after it is Established.
-            wait_for(f"kind {kind}", partial(self._resource, kind), seconds=10)
+            wait_for(f"kind {kind}", partial(self._resource, kind), seconds=60)
             self._request("PATCH", f"{self._path(item)}?{query}", item, "application/apply-patch+yaml")
 
     def patch(

@@ -105,6 +105,10 @@ class LocalPod:
         return self.directory / "volumes" / name
 
 
+class PodmanError(Exception):
+    """A command of podman failed. The message has the command and its errors."""
+
+
 class Podman:
     """Runs pods with `podman kube play`, on the bridge network of podman."""
 
@@ -119,8 +123,8 @@ class Podman:
         self._addresses: dict[str, str] = {}
         self._process_ids: dict[str, list[str]] = {}
         self._sweep()
-        if self._podman("network", "exists", self.NETWORK, check=False).returncode:
-            self._podman("network", "create", self.NETWORK)
+        # Another kubelet may create it at the same time.
+        self._podman("network", "create", self.NETWORK, check=False)
         network = json.loads(self._podman("network", "inspect", self.NETWORK).stdout)[0]
         self.gateway = network["subnets"][0]["gateway"]
 
@@ -158,7 +162,12 @@ class Podman:
             container.get("securityContext", {}).pop("seccompProfile", None)
         played = pod.directory / "podman.yaml"
         played.write_text(yaml.safe_dump(manifest))
-        self._podman("kube", "play", str(played))
+        try:
+            self._podman("kube", "play", str(played))
+        except PodmanError:
+            # A part of it may exist. The next synchronization tries again.
+            self._podman("pod", "rm", "--force", pod.name, check=False)
+            raise
 
     def running(self, pod: LocalPod) -> bool:
         known = self._process_ids.get(pod.name)
@@ -205,7 +214,7 @@ class Podman:
             check=False,
         )
         if check and completed.returncode:
-            raise RuntimeError(f"podman {' '.join(arguments)}: {completed.stderr.strip()}")
+            raise PodmanError(f"podman {' '.join(arguments)}: {completed.stderr.strip()}")
         return completed
 
 
@@ -394,6 +403,9 @@ class Kubelet:
         for manifest in bound:
             try:
                 self._sync_pod(manifest)
+            except PodmanError as error:
+                # As a kubelet, try again next time.
+                print(error, file=sys.stderr, flush=True)
             except ApiError as error:
                 # Deleted or changed since the list, or a Secret does not exist yet: try again next time.
                 if error.status not in (404, 409):
@@ -433,11 +445,16 @@ class Kubelet:
         if pod is not None:
             grace = manifest["metadata"].get("deletionGracePeriodSeconds", 30)
             self._runtime_of(pod).stop(pod, grace)
-        self._api.request(
-            "DELETE",
-            LocalPod(manifest, Path()).path,
-            {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
-        )
+        try:
+            self._api.request(
+                "DELETE",
+                LocalPod(manifest, Path()).path,
+                {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}},
+            )
+        except (ApiError, HTTPError) as error:
+            print(error, file=sys.stderr, flush=True)
+            # Try again next time, if the pod still exists.
+            self._stopping.discard(uid)
 
     def _resolve_environment(self, pod: LocalPod) -> None:
         """Add the variables of `envFrom`, of which the later ones win, and which `env` overrides."""
@@ -653,6 +670,7 @@ class Kubelet:
                 }
             },
         )
+        pod.status = {"ended": True}
 
 
 def _log_server(address: str, directory: Path, client_ca: bytes, read: Any) -> ThreadingHTTPServer:

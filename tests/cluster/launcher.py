@@ -22,7 +22,7 @@ from .binaries import binaries
 from .client import Client, PatchType
 from .pki import CertificateAuthority, KeyPair
 from .pod_network import SOCKET
-from .processes import Processes, free_ports, wait_for
+from .processes import START_SECONDS, Processes, free_ports, wait_for
 from .seeds import copy, seed
 
 # The service network of OpenShift. It is not routed here: the API server connects to the endpoints of a webhook's
@@ -168,7 +168,7 @@ class Cluster:
     def define(self, *paths: Path) -> None:
         """Install CustomResourceDefinitions from YAML files or directories."""
         self.kubectl("apply", "--server-side", *(f"--filename={path}" for path in paths))
-        wait_for("the CustomResourceDefinitions", self._all_established, seconds=30)
+        wait_for("the CustomResourceDefinitions", self._all_established, seconds=START_SECONDS)
         self._client.rediscover()
 
     def _all_established(self) -> bool:
@@ -358,7 +358,7 @@ class Cluster:
         wait_for(
             "the default service account",
             lambda: self.get("serviceaccounts", "--field-selector=metadata.name=default")["items"],
-            seconds=30,
+            seconds=START_SECONDS,
         )
         self.processes.check_alive()
 
@@ -406,7 +406,7 @@ class Cluster:
         return self._write("admission.yaml", yaml.safe_dump(configuration))
 
     def _wait_for_api_server(self) -> None:
-        wait_for("the API server's /readyz", self._ready, seconds=60)
+        wait_for("the API server's /readyz", self._ready, seconds=START_SECONDS)
 
     def _ready(self) -> bool:
         self.processes.check_alive()

@@ -13,7 +13,7 @@ from tests.support import OPERATOR_NAMESPACE
 from .binaries import source
 from .launcher import FAKE_NODE_ANNOTATION, Cluster
 from .pod_network import SOCKET
-from .processes import free_ports, wait_for
+from .processes import START_SECONDS, free_ports, wait_for
 
 VERSION = "4.16.21"
 INFRASTRUCTURE_NAME = "demo-7x2kq"
@@ -217,7 +217,7 @@ def start_stand_ins(
         return bool(cluster.get("packagemanifests", "-A")["items"]) or not cluster.get("catalogsources", "-A")["items"]
 
     # Preflight does not wait for it: the catalog of a cluster that runs is ready.
-    wait_for("the catalog", has_catalog, seconds=30)
+    wait_for("the catalog", has_catalog, seconds=START_SECONDS)
 
 
 def start_adaptor(cluster: Cluster, kubeconfig: str, cloud_environment: dict[str, str] | None = None) -> None:
@@ -239,7 +239,7 @@ def start_adaptor(cluster: Cluster, kubeconfig: str, cloud_environment: dict[str
             cluster.processes.check_alive()
             return (cluster.directory / SOCKET).exists()
 
-        wait_for("the pod network", has_socket, seconds=30)
+        wait_for("the pod network", has_socket, seconds=START_SECONDS)
 
 
 # The variables that name a cloud on this machine. Its credentials come from the Secret of a pod.
@@ -273,7 +273,7 @@ def start_kubelet(cluster: Cluster, runtime: str, cloud_environment: dict[str, s
             for node in nodes.values()
         )
 
-    wait_for("the nodes", ready, seconds=30)
+    wait_for("the nodes", ready, seconds=START_SECONDS)
 
 
 def set_status(cluster: Cluster, name: str, status: dict, namespace: str = "default") -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import socket
 import ssl
@@ -38,7 +39,7 @@ class PodNetwork:
         self._logs = _LogServer(directory, log_of)
         # The port on this machine at which a pod listens, by its address and port; None if no packet passes.
         self._pods: dict[tuple[str, int], Callable[[], int | None]] = {}
-        self._next = 2
+        self._numbers = itertools.count(3)
         path = directory / SOCKET
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -52,15 +53,14 @@ class PodNetwork:
 
     def address(self) -> str:
         """A new address for a pod."""
-        self._next += 1
-        return str(POD_NETWORK[256 + self._next])
+        return str(POD_NETWORK[256 + next(self._numbers)])
 
     def publish(self, address: str, port: int, local: Callable[[], int | None]) -> None:
         """`local` is called for each connection: the port on this machine, or None if the packets are dropped."""
         self._pods[address, port] = local
 
     def withdraw(self, address: str) -> None:
-        for key in [key for key in self._pods if key[0] == address]:
+        for key in [key for key in list(self._pods) if key[0] == address]:
             self._pods.pop(key, None)
 
     def _accept(self) -> None:
@@ -95,7 +95,8 @@ class PodNetwork:
             return _connection("127.0.0.1", local)
         if ipaddress.ip_address(host) in POD_NETWORK:
             # No pod, or no program at its port.
-            raise ConnectionRefusedError if any(host == address for address, _port in self._pods) else TimeoutError
+            exists = any(host == address for address, _port in list(self._pods))
+            raise ConnectionRefusedError if exists else TimeoutError
         if port == KUBELET_PORT:
             return _connection("127.0.0.1", self._logs.server_port)
         return _connection(host, port)

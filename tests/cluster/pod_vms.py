@@ -331,7 +331,8 @@ class Aws:
                     aws_access_key_id=key_id,
                     aws_secret_access_key=secret_key,
                     aws_session_token=token,
-                    config=Config(retries={"total_max_attempts": 1}, max_pool_connections=20),
+                    # As the SDK for Go, DefaultMaxAttempts in aws/retry/standard.go.
+                    config=Config(retries={"mode": "standard", "total_max_attempts": 3}, max_pool_connections=20),
                 )
             return self._clients[key]
 

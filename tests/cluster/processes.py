@@ -16,6 +16,9 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+# How long programs may take to start, several clusters at the same time on a busy machine.
+START_SECONDS = 120
+
 
 class StartError(Exception):
     """A program of the test cluster did not start. The message has its name and the end of its log."""
@@ -121,7 +124,7 @@ def _stop(process: subprocess.Popen) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         if process.poll() is None:
             process.kill()
             process.wait()

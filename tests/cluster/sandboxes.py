@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Mapping
@@ -165,15 +166,16 @@ class Sandboxes:
         pause, longest = BACK_OFF
         while not sandbox.stopped.is_set():
             try:
-                vm = self._start_vm(sandbox)
+                self._run_containers(sandbox, self._start_vm(sandbox))
             except SandboxError as error:
                 code = "rpc error: code = Unknown desc ="
                 message = f"CreateContainer failed: remote hypervisor call failed: {code} {error}: unknown"
                 self._event(sandbox, "FailedCreatePodSandBox", f"Failed to create pod sandbox: {code} {message}")
                 sandbox.stopped.wait(pause)
                 pause = min(2 * pause, longest)
-                continue
-            self._run_containers(sandbox, vm)
+            except Exception:  # noqa: BLE001 - such as a request that the cloud has not answered.
+                traceback.print_exc()
+                sandbox.stopped.wait(pause)
         if not sandbox.lost:
             self._delete_vms(sandbox)
 

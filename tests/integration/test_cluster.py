@@ -46,7 +46,7 @@ def test_objects_are_read_as_by_kubectl(cluster: Cluster, arguments: str):
         return objects.get("items", objects) == printed.get("items", printed)
 
     # Another program may write between the two reads.
-    wait_for("the same answer", is_equal, seconds=10)
+    wait_for("the same answer", is_equal, seconds=30)
 
 
 @pytest.mark.parametrize("command", ["label", "annotate"])
@@ -74,7 +74,7 @@ def test_objects_are_deleted_as_by_kubectl(cluster: Cluster):
     with ThreadPoolExecutor() as executor:
         deletion = executor.submit(cluster.delete, "configmap", "held")
         wait_for(
-            "the deletion", lambda: cluster.get("configmap", "held")["metadata"].get("deletionTimestamp"), seconds=10
+            "the deletion", lambda: cluster.get("configmap", "held")["metadata"].get("deletionTimestamp"), seconds=30
         )
         cluster.delete("configmap", "held", "--wait=false")
         assert not deletion.done()

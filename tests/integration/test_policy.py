@@ -203,9 +203,9 @@ class TestDeny:
 
     def test_a_label_takes_effect_without_another_run(self, role: Role, cluster: Cluster):
         cluster.label("namespace", UNLISTED, "osc.peerpods.io/peer-pods=allowed")
-        wait_for("the label", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
+        wait_for("the label", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=30)
         cluster.label("namespace", UNLISTED, "osc.peerpods.io/peer-pods-")
-        wait_for("the label to go", lambda: role.create_pod(UNLISTED)[0] == 403, seconds=10)
+        wait_for("the label to go", lambda: role.create_pod(UNLISTED)[0] == 403, seconds=30)
 
     def test_no_pod_becomes_a_peer_pod_later(self, role: Role, cluster: Cluster):
         """The API server rejects such updates itself, so the policy does not match updates."""
@@ -224,7 +224,7 @@ class TestDeny:
         """The user gets a warning, and the ReplicaSet an event."""
         body = workload("Deployment")
         # The role verifies the policy of pods only. The binding for workloads takes effect some time later.
-        wait_for("a warning", lambda: role.create(UNLISTED, body, "apis/apps/v1")[2], seconds=10)
+        wait_for("a warning", lambda: role.create(UNLISTED, body, "apis/apps/v1")[2], seconds=30)
         status, _, warned = role.create(UNLISTED, body, "apis/apps/v1")
         assert status == 201
         assert REJECTION in warned
@@ -291,11 +291,11 @@ class TestDeny:
         ]
         cluster.apply(*objects)
         try:
-            wait_for("the other policy", lambda: role.create_pod(LABELLED)[0] != 201, seconds=10)
+            wait_for("the other policy", lambda: role.create_pod(LABELLED)[0] != 201, seconds=30)
             output = role.succeed("-e", f"policy_probe_namespace={LABELLED} policy_timeout=1")
         finally:
             cluster.delete(KINDS, metadata["name"])
-        wait_for("the other policy to go", lambda: role.create_pod(LABELLED)[0] == 201, seconds=10)
+        wait_for("the other policy to go", lambda: role.create_pod(LABELLED)[0] == 201, seconds=30)
         assert (
             "Action in other namespaces: Deny (not verified). Something else rejects the peer pod that verifies"
             in output
@@ -329,7 +329,7 @@ class TestDeny:
             # The expected result is the evaluation by Kubernetes itself.
             chosen = [item["metadata"]["name"] for item in cluster.get("namespaces", f"--selector={text}")["items"]]
             expected = 201 if UNLISTED in chosen else 403
-            wait_for(labels, lambda code=expected: role.create_pod(UNLISTED)[0] == code, seconds=10)
+            wait_for(labels, lambda code=expected: role.create_pod(UNLISTED)[0] == code, seconds=30)
             cluster.label("namespace", UNLISTED, "tier-", "team-", "stage-", "closed-")
 
     def test_without_names_and_labels_no_namespace_is_allowed(self, role: Role):
@@ -337,21 +337,21 @@ class TestDeny:
         classes = ["kata-of-tomorrow", RUNTIME_CLASS]
         output = role.succeed(policy_namespace_selector={}, policy_namespaces=[], policy_runtime_classes=classes)
         assert "may be created in no namespace. Action in other namespaces: Deny (not verified)." in output
-        wait_for("the policy", lambda: "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1], seconds=10)
+        wait_for("the policy", lambda: "is allowed in no namespace. Ask" in role.create_pod(LABELLED)[1], seconds=30)
 
 
 class TestWarnAndAudit:
     def test_warn_admits_with_a_warning(self, role: Role):
         output = role.succeed(policy_actions=["Warn", "Audit"], policy_failure_policy="Ignore")
         assert "Action in other namespaces: Warn, Audit (not verified)." in output
-        wait_for("a warning", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
+        wait_for("a warning", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=30)
         assert REJECTION in role.create_pod(UNLISTED)[2]
 
         def warned_of_pods_that_go_in() -> bool:
             warned = role.create(UNLISTED, workload("Deployment"), "apis/apps/v1")[2]
             return REJECTION in warned and "will be rejected" not in warned
 
-        wait_for("the other warning", warned_of_pods_that_go_in, seconds=10)
+        wait_for("the other warning", warned_of_pods_that_go_in, seconds=30)
         policies = [item for item in role.policy_objects().values() if "Binding" not in item["kind"]]
         assert {item["spec"]["failurePolicy"] for item in policies} == {"Ignore"}
 
@@ -376,7 +376,7 @@ class TestWarnAndAudit:
                 REJECTION in failure["message"] and failure["validationActions"] == ["Audit"] for failure in failures
             )
 
-        wait_for("an annotation in the audit log", audited, seconds=10)
+        wait_for("an annotation in the audit log", audited, seconds=30)
 
     def test_a_damaged_annotation_is_reported(self, role: Role, cluster: Cluster):
         policy = ("validatingadmissionpolicy", "osc-peerpods-namespaces")
@@ -404,6 +404,6 @@ class TestAfter:
         teardown = Role(role.cluster, None, {}, list, {}, tmp_path / "teardown.yml")
         teardown.succeed()
         assert role.policy_objects() == {}
-        wait_for("its end", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=10)
+        wait_for("its end", lambda: role.create_pod(UNLISTED)[0] == 201, seconds=30)
         with role.unchanged():
             assert NOTHING_CHANGED.search(role.succeed(policy_state="absent"))

@@ -185,7 +185,7 @@ class Replica:
     address: str
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.address}:{HEALTH_PORT}/metrics", timeout=5) as page:
+        with urllib.request.urlopen(f"http://{self.address}:{HEALTH_PORT}/metrics", timeout=30) as page:
             return float(re.search(rf"^{re.escape(name)} (\S+)$", page.read().decode(), re.MULTILINE)[1])
 
     def started(self) -> float:
@@ -214,7 +214,9 @@ class Replica:
             text=True,
             check=True,
         )
-        os.kill(int(inspected.stdout), signal.SIGKILL)
+        process_id = int(inspected.stdout)
+        assert process_id > 0
+        os.kill(process_id, signal.SIGKILL)
 
 
 def replicas(cluster: Cluster) -> list[Replica]:

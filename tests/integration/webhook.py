@@ -39,7 +39,7 @@ def tls(address: str, port: int) -> Iterator[ssl.SSLSocket]:
     """A connection without a client certificate that does not verify the server."""
     unverified = ssl._create_unverified_context()
     with (
-        socket.create_connection((address, port), timeout=5) as plain,
+        socket.create_connection((address, port), timeout=30) as plain,
         unverified.wrap_socket(plain) as connection,
     ):
         yield connection

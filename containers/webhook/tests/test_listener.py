@@ -24,6 +24,7 @@ async def application(scope, protocol):
 
 async def main():
     listener = Listener(application, listening_socket("127.0.0.1", int(sys.argv[1])))
+    print("listening", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     listener.stop()
     await listener.stopped()
@@ -42,8 +43,8 @@ def test_an_exception_of_the_application_is_logged_and_the_next_request_is_serve
         stdout=subprocess.PIPE,
         text=True,
     )
-    url, transport = f"http://127.0.0.1:{port}", httpx.HTTPTransport(retries=5)
-    with httpx.Client(base_url=url, transport=transport, trust_env=False) as client:
+    assert process.stdout.readline() == "listening\n"
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         assert client.post("/fails", content=b"x").status_code == 500
         assert client.get("/").text == "ok"
     output, _ = process.communicate(timeout=20)

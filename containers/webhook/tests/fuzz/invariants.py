@@ -94,7 +94,8 @@ def _check_bad_request(body: bytes, reply: Answer) -> None:
         # A mutation of bytes may have moved the value to the kind.
         with contextlib.suppress(ValueError):
             review = _parse(body)
-            require(SECRET not in f"{review.get('kind')}{review.get('apiVersion')}", "")
+            if SECRET in f"{review.get('kind')}{review.get('apiVersion')}":
+                return
         raise InvariantError(f"a message with a value of the environment: {text[:200]!r}")
 
 

@@ -41,7 +41,7 @@ def check(seed: int, count: int) -> None:
             _compare(send, seed, range(min(count, 500)), originals)
             before = resident_bytes(webhook.process.pid)
             _compare(send, seed, range(count - misbehaving - by_http2), originals)
-        with webhook.client(http1=False, http2=True) as client:
+        with webhook.client(http1=False, http2=True, timeout=20) as client:
 
             def send_http2(body: bytes) -> tuple[int, bytes]:
                 reply = client.post(PATH, content=body)

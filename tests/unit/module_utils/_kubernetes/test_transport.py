@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import pytest
 from ansible_collections.osc.peerpods.plugins.module_utils._kubernetes import transport
 
+from tests.cluster.processes import free_ports
+
 
 def test_a_server_that_never_answers_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transport, "READ_TIMEOUT", 0.1)
@@ -46,7 +48,7 @@ def test_a_proxy_that_refuses_the_connection_is_named(
                 connection.sendall(answer)
 
         if answer is None:
-            listening.close()
+            params["proxy"] = f"http://127.0.0.1:{free_ports(1)[0]}"
         else:
             threading.Thread(target=refuse, args=(answer,), daemon=True).start()
         with pytest.raises(transport.ClusterError) as failed:
