@@ -66,7 +66,7 @@ class World:
 
     def run_peer_pods(self) -> None:
         """Run exactly so many peer pods."""
-        self.cluster.delete("pods", "--all", "-n", "default", "--force", "--grace-period=0")
+        openshift.remove_pods(self.cluster)
         self.cluster.apply(*map(_peer_pod, range(self._peer_pods)))
         wait_for("the peer pods", lambda: self._peer_pods == sum(map(_runs, self._pods())), seconds=900)
 

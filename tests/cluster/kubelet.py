@@ -576,9 +576,12 @@ class Kubelet:
             for container in containers
             if (probe := container.get("readinessProbe")) and not probe_succeeds(probe, container, address)
         ]
-        pod.failures = pod.failures + 1 if failed else 0
-        threshold = min((probe.get("failureThreshold", 3) for probe in failed), default=1)
-        return pod.failures < threshold if pod.status.get("ready") else not failed
+        if not failed:
+            pod.failures = 0
+            return True
+        pod.failures += 1
+        was_ready = pod.status.get("ready", False)
+        return was_ready and pod.failures < min(probe.get("failureThreshold", 3) for probe in failed)
 
     def _report(self, pod: LocalPod) -> None:
         runtime = self._runtime_of(pod)

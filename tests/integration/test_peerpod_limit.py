@@ -95,7 +95,6 @@ def three_pods(cluster, config):
         )
     )
     yield
-    # There is no kubelet that ends them.
     remove_pods(cluster, NAMESPACE)
 
 

@@ -138,9 +138,7 @@ def settings(cluster, operator):
     cluster.delete("peerpodconfig", "--all", "-n", NAMESPACE)
     cluster.delete("configmap", "-n", AGENT_NAMESPACE, "peerpods-limits", "--ignore-not-found")
     cluster.label("node", *NODES, "example.com/pool-")
-    pods = cluster.get("pods", "-n", NAMESPACE)["items"]
-    if pods:
-        remove_pods(cluster, NAMESPACE)
+    remove_pods(cluster, NAMESPACE)
 
 
 @pytest.fixture

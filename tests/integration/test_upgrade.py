@@ -52,6 +52,10 @@ class Upgrade(RoleAlone):
     def kata_configs(self) -> list[dict]:
         return self.cluster.get("kataconfigs")["items"]
 
+    def wait_for_deletion(self) -> None:
+        """Wait until the playbook, which runs meanwhile, has deleted the KataConfig."""
+        wait_for("the deletion", lambda: "deletionTimestamp" in self.kata_configs()[0]["metadata"], seconds=300)
+
 
 def made_by_job(cluster: Cluster, image: str) -> None:
     """Mark the image as the image job does."""
@@ -206,7 +210,7 @@ def test_a_renewal(world: World, upgrade: Upgrade):
     found: list[dict] = []
 
     def watch() -> None:
-        wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=300)
+        upgrade.wait_for_deletion()
         found.append(world.cluster.get(*settings)["metadata"]["annotations"])
 
     with ThreadPoolExecutor(1) as pool:
@@ -287,7 +291,7 @@ def test_a_teardown_keeps_what_is_of_another_owner(upgrade: Upgrade, run_module:
     attempts: list[dict] = []
 
     def another_owner() -> None:
-        wait_for("the deletion", lambda: "deletionTimestamp" in upgrade.kata_configs()[0]["metadata"], seconds=300)
+        upgrade.wait_for_deletion()
         # The operator would delete the image if another run restored its ID now.
         attempts.append(run_module("adaptor_config", {"kubeconfig": str(cluster.kubeconfig)}, check=True))
         meanwhile.append(cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS))

@@ -50,12 +50,12 @@ class Recorder(threading.Thread):
         self._path = f"{path}?labelSelector={selector}"
         listed = self._api.request("GET", self._path)
         self.before = listed["items"]
-        self._start = listed["metadata"]["resourceVersion"]
+        self._since = int(listed["metadata"]["resourceVersion"])
         self.seen: list[tuple[int, str, dict]] = []
         self.start()
 
     def run(self) -> None:
-        for line in self._api.stream(f"{self._path}&watch=true&timeoutSeconds=300&resourceVersion={self._start}"):
+        for line in self._api.stream(f"{self._path}&watch=true&timeoutSeconds=300&resourceVersion={self._since}"):
             event = json.loads(line)
             item = event["object"]
             self.seen.append((int(item["metadata"]["resourceVersion"]), event["type"], item))
@@ -66,7 +66,7 @@ class Recorder(threading.Thread):
         newest = max(int(item["metadata"]["resourceVersion"]) for item in items)
         wait_for(
             "the record",
-            lambda: max(int(self._start), *(version for version, _, _ in self.seen)) >= newest,
+            lambda: max([self._since, *(version for version, _, _ in self.seen)]) >= newest,
             seconds=30,
         )
 

@@ -82,6 +82,10 @@ def until(probe: Callable[[], object], expected: object, seconds: float = 30) ->
         time.sleep(0.1)
 
 
+# The seconds of a Lease that lasts far longer than a test.
+LONG_DURATION = "600"
+
+
 class Workspace:
     """The objects of one test: namespace, resource name, service account, nodes and agents."""
 
@@ -94,6 +98,8 @@ class Workspace:
         self._directory = directory
         self._nodes: list[str] = []
         self._processes: list[subprocess.Popen] = []
+        # Of pods. The account `default` exists only some time after its namespace.
+        self._account = {"serviceAccountName": self.id, "automountServiceAccountToken": False}
         account = {"kind": "ServiceAccount", "name": self.id, "namespace": self.id}
         role, binding = "rbac.authorization.k8s.io/v1", {"name": self.id, "namespace": self.id}
         self.apply(
@@ -188,9 +194,7 @@ class Workspace:
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": self.id},
                 "spec": {
-                    # That of the namespace exists only later.
-                    "serviceAccountName": self.id,
-                    "automountServiceAccountToken": False,
+                    **self._account,
                     "nodeName": node,
                     # No scheduler has this name, so the pod stays pending.
                     "schedulerName": self.id,
@@ -254,9 +258,7 @@ class Workspace:
                 "kind": "Pod",
                 "metadata": {"name": name, "namespace": self.id, "labels": {"name": daemon_set}},
                 "spec": {
-                    # That of the namespace exists only later.
-                    "serviceAccountName": self.id,
-                    "automountServiceAccountToken": False,
+                    **self._account,
                     "nodeName": node,
                     "containers": [{"name": "caa-pod", "image": "i"}],
                 },

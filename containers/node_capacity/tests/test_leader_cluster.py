@@ -6,11 +6,9 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from agent_process import LEASE, Agent, Workspace, until
+from agent_process import LEASE, LONG_DURATION, Agent, Workspace, until
 
-# Seconds; far longer than a test.
-LONG_DURATION = "600"
-# A third of it is enough for a renewal on a busy machine, and a test waits for its end.
+# The seconds of a Lease. A third of it is enough for a renewal on a busy machine, and a test waits for its end.
 SHORT_DURATION = "9"
 
 

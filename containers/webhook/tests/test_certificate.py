@@ -33,18 +33,13 @@ def der(directory: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert((directory / "tls.crt").read_text())
 
 
-def metric(webhook: Webhook, name: str) -> float:
-    lines = webhook.get("/metrics").text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
 def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path):
     (tmp_path / "next").mkdir()
     write_pair(tmp_path / "next", until=2 * HOUR)
     trust = trust_context(tmp_path, tmp_path / "next")
     before = der(tmp_path)
     assert webhook.served_certificate() == before
-    expiry = metric(webhook, "peerpods_webhook_certificate_not_after_timestamp_seconds")
+    expiry = webhook.metrics()["peerpods_webhook_certificate_not_after_timestamp_seconds"]
 
     with SteadyClients(webhook, trust) as clients:
         wait_until(lambda: clients.successes > 20)
@@ -65,7 +60,7 @@ def test_a_renewed_certificate_is_served_and_no_review_is_lost(webhook, tmp_path
         wait_until(lambda: clients.successes > successes + 20)
         assert {webhook.served_certificate() for _ in range(20)} == {der(tmp_path)}
     assert clients.errors == []
-    later = metric(webhook, "peerpods_webhook_certificate_not_after_timestamp_seconds")
+    later = webhook.metrics()["peerpods_webhook_certificate_not_after_timestamp_seconds"]
     assert later - expiry == pytest.approx(3600, abs=60)
     renewed = [line for line in webhook.stop() if line.get("message") == "Certificate renewed."]
     assert len(renewed) == 1
@@ -159,21 +154,15 @@ def test_an_exception_in_the_process_that_checks_a_pair_says_nothing_about_the_p
 
 def test_a_pair_that_could_not_be_checked_is_checked_again(webhook, tmp_path):
     """For want of file descriptors, as in a flood of connections."""
-    soft, hard = resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE)
+    limits = resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE)
     before = der(tmp_path)
     opened = len(os.listdir(f"/proc/{webhook.process.pid}/fd"))
     # Enough to read the files, and too few to start the process that checks them.
-    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (opened + 3, hard))
+    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (opened + 3, limits[1]))
     write_pair(tmp_path)
     wait_until(lambda: any("Loading the certificate failed" in line for line in webhook.lines()))
     assert webhook.process.poll() is None
-
-    def is_served() -> bool:
-        # The webhook changes its limit as well, and restores what it has found.
-        resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        return webhook.served_certificate() == der(tmp_path) != before
-
-    wait_until(is_served)
+    webhook.wait_with_files(limits, lambda: webhook.served_certificate() == der(tmp_path) != before)
     errors = [line["message"] for line in webhook.stop() if line["level"] == "error"]
     assert set(errors) == {"Loading the certificate failed: Too many open files. It is tried again."}
 

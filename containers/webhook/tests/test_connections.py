@@ -132,13 +132,8 @@ def hold_many(hold, port: int, source: str, count: int, held: contextlib.ExitSta
 
 
 def open_connections(webhook: Webhook) -> float:
-    return metric(webhook, f'peerpods_webhook_connections{{port="{webhook.port}"}}')
-
-
-def metric(webhook: Webhook, name: str) -> float:
-    lines = webhook.get("/metrics").text.splitlines()
-    # The connections are counted each second, for the first time a second after the start.
-    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+    # They are counted each second, for the first time a second after the start.
+    return webhook.metrics().get(f'peerpods_webhook_connections{{port="{webhook.port}"}}', 0)
 
 
 @pytest.mark.parametrize("name", KEEPERS)
@@ -162,7 +157,7 @@ def test_many_clients_that_keep_connections_do_not_keep_another_out(webhook):
             hold_many(hold_tls, webhook.port, OTHER_HOLDERS.format(number), SMALL.per_client // 2, held)
         api_server.continues()
         wait_until(lambda: open_connections(webhook) <= SMALL.total)
-        assert metric(webhook, 'peerpods_webhook_connections_closed_total{reason="all"}') > 0
+        assert webhook.metrics()['peerpods_webhook_connections_closed_total{reason="all"}'] > 0
 
 
 # The largest body, announced and not sent.
@@ -177,7 +172,7 @@ def test_clients_that_announce_bodies_do_not_keep_another_out(webhook, holders):
             for holder in holders:
                 hold_many(lambda port, source: hold_tls(port, source, ANNOUNCED), webhook.port, holder, 1, held)
         api_server.continues()
-    busy = metric(webhook, 'peerpods_webhook_reviews_total{outcome="busy"}')
+    busy = webhook.metrics()['peerpods_webhook_reviews_total{outcome="busy"}']
     # Those that made room, and only they.
     assert busy > 0
 
@@ -201,7 +196,7 @@ def test_it_recovers_when_no_file_descriptor_is_left_and_refuses_no_other_client
         with ApiServer(webhook) as api_server:
             api_server.continues()
         assert answered.result(timeout=20).startswith(b"HTTP/1.1 200 ")
-        assert metric(webhook, 'peerpods_webhook_connections_closed_total{reason="files"}') > 0
+        assert webhook.metrics()['peerpods_webhook_connections_closed_total{reason="files"}'] > 0
         # Its own attempt to connect, every 2 s, may have failed.
         wait_until(lambda: webhook.get("/readyz").status_code == 200)
 
@@ -215,25 +210,12 @@ def answer_of(webhook: Webhook, connected: socket.socket) -> bytes:
 
 def test_it_is_not_ready_while_a_new_client_gets_no_answer(webhook):
     """Without a free file descriptor. The probe uses a connection that is open already."""
-    soft, hard = resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE)
-    health = http.client.HTTPConnection("127.0.0.1", webhook.health_port, timeout=10)
-
-    def readiness() -> tuple[int, str]:
-        health.request("GET", "/readyz")
-        response = health.getresponse()
-        return response.status, response.read().decode()
-
-    assert readiness() == (200, "ok")
-    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+    limits = resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE)
+    readiness = webhook.readiness()
+    resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     wait_until(lambda: readiness()[0] == 503)
     assert f"A new connection to port {webhook.port} failed" in readiness()[1]
-
-    def is_ready_again() -> bool:
-        # The webhook changes its limit as well, and restores what it has found.
-        resource.prlimit(webhook.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
-        return readiness() == (200, "ok")
-
-    wait_until(is_ready_again)
+    webhook.wait_with_files(limits, lambda: readiness() == (200, "ok"))
 
 
 # A new client.
@@ -336,5 +318,5 @@ def test_a_client_that_answers_pings_is_closed_after_its_last_request(tmp_path, 
         # One connection, which was not closed in between.
         (kept,) = used._transport._pool.connections
         assert "Request Count: 1]" not in repr(kept)
-    assert metric(webhook, 'peerpods_webhook_connections_closed_total{reason="idle"}') == 1
+    assert webhook.metrics()['peerpods_webhook_connections_closed_total{reason="idle"}'] == 1
     assert [line for line in webhook.stop() if line.get("level") == "warning"] == []

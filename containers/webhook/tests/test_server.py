@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from webhook_process import Webhook, review, start, wait_until, write_pair
 
-from tests.cluster.processes import free_ports, wait_for
+from tests.cluster.processes import free_ports
 
 LIMIT = 20_000
 
@@ -210,18 +210,10 @@ def test_a_review_in_flight_is_answered_before_the_process_ends(tmp_path):
     with webhook.connection() as tls:
         tls.sendall(head.encode())
         assert tls.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        health = http.client.HTTPConnection("127.0.0.1", webhook.health_port, timeout=10)
-
-        def readiness() -> int:
-            health.request("GET", "/readyz")
-            with health.getresponse() as reply:
-                reply.read()
-                return reply.status
-
-        assert readiness() == 200
+        readiness = webhook.readiness()
         webhook.process.send_signal(signal.SIGTERM)
         # On a connection that exists: from now on, the webhook waits for the body for a second only.
-        wait_for("the shutdown", lambda: readiness() == 503, seconds=10, every=0.01)
+        wait_until(lambda: readiness()[0] == 503, seconds=10, every=0.01)
         tls.sendall(body)
         assert tls.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
     assert webhook.process.wait(timeout=10) == 0

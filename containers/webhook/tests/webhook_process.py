@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import ipaddress
 import json
+import resource
 import signal
 import socket
 import ssl
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -97,8 +100,8 @@ def start(env: dict[str, str], files: int | None = None) -> subprocess.Popen:
     )
 
 
-def wait_until(condition, seconds: float = 20):
-    return wait_for("the condition", condition, seconds=seconds)
+def wait_until(condition, seconds: float = 20, every: float = 0.1):
+    return wait_for("the condition", condition, seconds=seconds, every=every)
 
 
 class Webhook:
@@ -125,6 +128,35 @@ class Webhook:
         """GET from the port for probes and metrics."""
         # Without verification, httpx does not load all CA certificates first, which is slow.
         return httpx.get(f"http://127.0.0.1:{self.health_port}{path}", trust_env=False, verify=False)
+
+    def readiness(self) -> Callable[[], tuple[int, str]]:
+        """A function that returns the status and text of /readyz, on one connection, which it has used already."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.health_port, timeout=10)
+
+        def ask() -> tuple[int, str]:
+            connection.request("GET", "/readyz")
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+        assert ask() == (200, "ok")
+        return ask
+
+    def metrics(self) -> dict[str, float]:
+        """The value of each sample, by its name with the labels."""
+        lines = (line for line in self.get("/metrics").text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _space, value in (line.rpartition(" ") for line in lines)}
+
+    def wait_with_files(self, limits: tuple[int, int], condition) -> None:
+        """Wait until the condition is met with these limits of open files.
+
+        The webhook changes its limit as well, and restores what it has found: they are set until then.
+        """
+
+        def is_met() -> bool:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, limits)
+            return condition()
+
+        wait_until(is_met)
 
     def served_certificate(self) -> bytes:
         """The certificate on a new connection, as DER."""
