@@ -163,7 +163,7 @@ pod_vm_image:
       description: Whether no image is set, and a job that creates one exists.
       type: bool
     is_running:
-      description: Whether no image is set, and a job that creates one has not ended.
+      description: Whether no image is set, and a job that creates one has not ended and is not being deleted.
       type: bool
     buckets:
       description:
@@ -419,7 +419,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.client impo
     read_subscription,
 )
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_bucket import buckets_in_cluster
-from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import has_ended
+from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job import is_running
 from ansible_collections.osc.peerpods.plugins.module_utils._operator.olm import (
     describe_catalogs,
     describe_object,
@@ -539,7 +539,7 @@ def main() -> None:
             **image,
             "failed": failed,
             "is_created": job is not None,
-            "is_running": job is not None and not has_ended(job),
+            "is_running": job is not None and is_running(job),
             "buckets": buckets_in_cluster(
                 objects, ((subscription or {}).get("status") or {}).get("installedCSV") or ""
             ),

@@ -11,6 +11,7 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -64,6 +65,10 @@ class Role(RoleAlone):
 
 def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
     return [item["metadata"]["name"] for item in cluster.get(kind, *arguments)["items"]]
+
+
+def is_deleted(item: dict) -> bool:
+    return "deletionTimestamp" in item["metadata"]
 
 
 def labelled(cluster: Cluster) -> set[str]:
@@ -199,6 +204,10 @@ class TestManualApproval:
 
     def test_only_the_requested_version_is_approved(self, role: Role):
         """A node that cannot be rolled ends the wait immediately, and its reason is reported."""
+        # The API server gives times in seconds: the plan would count as an answer to a Subscription of the same second.
+        (plan,) = role.cluster.get("installplans", *NAMESPACE_ARGS)["items"]
+        created = datetime.fromisoformat(plan["metadata"]["creationTimestamp"])
+        wait_for("the next second", lambda: (datetime.now(UTC) - created).total_seconds() > 1, seconds=5)
         last = WORKERS[-1].name
         role.cluster.annotate("node", last, f"{DEGRADES}=disk full")
         try:
@@ -313,23 +322,20 @@ class TestTeardown:
         """The operator would leave the image that it creates."""
         cluster = teardown.cluster
         image = cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"].get("PODVM_AMI_ID", "")
-        template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "one", "image": "none"}]}}
-        metadata = {
-            "name": "osc-podvm-image-creation",
-            "namespace": OPERATOR_NAMESPACE,
-            # While an image exists, the operator deletes the job.
-            "finalizers": ["example.com/hold"],
-        }
-        # It does not end.
-        spec = {"suspend": True, "template": template}
-        cluster.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
+        (node,) = (each for each in names(cluster, "nodes") if each.startswith("control-plane"))
+        # The job that the operator creates does not end, since its pod cannot be scheduled.
+        cluster.kubectl("cordon", node)
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
+        cluster.kubectl("wait", "--for=create", "job/osc-podvm-image-creation", "--timeout=30s", *NAMESPACE_ARGS)
         with teardown.unchanged():
             message = failure_message(teardown.run_with())
         assert "The job osc-podvm-image-creation is creating an image of the pod VMs, which would stay" in message
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": image}}, OPERATOR_NAMESPACE)
-        cluster.merge("job/osc-podvm-image-creation", {"metadata": {"finalizers": None}}, OPERATOR_NAMESPACE)
-        cluster.kubectl("wait", "--for=delete", "job/osc-podvm-image-creation", "--timeout=30s", *NAMESPACE_ARGS)
+        # The operator deletes the job without its pod, which would create an image.
+        jobs = ("jobs", *NAMESPACE_ARGS)
+        wait_for("the deletion", lambda: all(map(is_deleted, cluster.get(*jobs)["items"])), seconds=60)
+        cluster.kubectl("delete", "pods", "-l", "job-name=osc-podvm-image-creation", *NAMESPACE_ARGS)
+        cluster.kubectl("uncordon", node)
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # The operator may have released the nodes before this run begins to wait.

@@ -276,9 +276,14 @@ def _without_id(key: str) -> str:
     )
 
 
-def has_ended(job: Mapping[str, Any]) -> bool:
-    """Whether the job has completed or failed."""
-    return bool({"Complete", "Failed"} & _conditions(job).keys())
+def is_running(job: Mapping[str, Any]) -> bool:
+    """Whether the job has neither completed nor failed, and is not being deleted.
+
+    The operator deletes the job when the image exists, which is often before the job has completed (deleteJob in
+    controllers/image_generator.go of the operator). Nothing completes the job then, and it stays until the garbage
+    collector has orphaned its pods.
+    """
+    return not ({"Complete", "Failed"} & _conditions(job).keys() or "deletionTimestamp" in job["metadata"])
 
 
 def _conditions(job: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:

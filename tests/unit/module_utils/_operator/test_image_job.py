@@ -7,6 +7,7 @@ from ansible_collections.osc.peerpods.plugins.module_utils._operator.image_job i
     describe_failure,
     describe_log,
     failed_container,
+    is_running,
     last_failure,
     redact,
 )
@@ -53,6 +54,22 @@ def event(reason="PodVMImageJobFailed", message="m", **since) -> dict:
 
 def checked(settings=None, keys=KEYS, job=None, pods=(), events=(), since="") -> ImageJob:
     return check_job({"data": SETTINGS if settings is None else settings}, keys, job, pods, events, since, NOW)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (JOB, True),
+        ({"metadata": {}}, True),
+        (FAILED_JOB, False),
+        ({**JOB, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}, False),
+        # The operator deletes the job when the image exists.
+        ({**JOB, "metadata": {"deletionTimestamp": ago(minutes=1), "finalizers": ["orphan"]}}, False),
+    ],
+    ids=["active", "new", "failed", "completed", "deleted"],
+)
+def test_whether_a_job_creates_an_image(job: dict, expected: bool):
+    assert is_running(job) is expected
 
 
 class TestAJob:
