@@ -67,10 +67,6 @@ def names(cluster: Cluster, kind: str, *arguments: str) -> list[str]:
     return [item["metadata"]["name"] for item in cluster.get(kind, *arguments)["items"]]
 
 
-def is_deleted(item: dict) -> bool:
-    return "deletionTimestamp" in item["metadata"]
-
-
 def labelled(cluster: Cluster) -> set[str]:
     """The objects with the label of the collection."""
     kinds = "namespaces,operatorgroups,subscriptions,clusterserviceversions,configmaps,secrets,kataconfigs"
@@ -322,9 +318,8 @@ class TestTeardown:
         """The operator would leave the image that it creates."""
         cluster = teardown.cluster
         image = cluster.get("configmap", "peer-pods-cm", *NAMESPACE_ARGS)["data"].get("PODVM_AMI_ID", "")
-        (node,) = (each for each in names(cluster, "nodes") if each.startswith("control-plane"))
         # The job that the operator creates does not end, since its pod cannot be scheduled.
-        cluster.kubectl("cordon", node)
+        cluster.kubectl("cordon", openshift.CONTROL_PLANE_NODE)
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": ""}}, OPERATOR_NAMESPACE)
         cluster.kubectl("wait", "--for=create", "job/osc-podvm-image-creation", "--timeout=30s", *NAMESPACE_ARGS)
         with teardown.unchanged():
@@ -332,10 +327,13 @@ class TestTeardown:
         assert "The job osc-podvm-image-creation is creating an image of the pod VMs, which would stay" in message
         cluster.merge("configmap/peer-pods-cm", {"data": {"PODVM_AMI_ID": image}}, OPERATOR_NAMESPACE)
         # The operator deletes the job without its pod, which would create an image.
-        jobs = ("jobs", *NAMESPACE_ARGS)
-        wait_for("the deletion", lambda: all(map(is_deleted, cluster.get(*jobs)["items"])), seconds=60)
+
+        def is_deleted() -> bool:
+            return all("deletionTimestamp" in job["metadata"] for job in cluster.get("jobs", *NAMESPACE_ARGS)["items"])
+
+        wait_for("the deletion", is_deleted, seconds=60)
         cluster.kubectl("delete", "pods", "-l", "job-name=osc-podvm-image-creation", *NAMESPACE_ARGS)
-        cluster.kubectl("uncordon", node)
+        cluster.kubectl("uncordon", openshift.CONTROL_PLANE_NODE)
 
     def test_an_interrupted_teardown_resumes_and_leaves_existing_objects(self, teardown: Role, existing_objects: dict):
         # The operator may have released the nodes before this run begins to wait.
